@@ -1,0 +1,46 @@
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+SHAPES := --jaxtyping-packages=gmlib,beartype.beartype
+PORT ?= 8000
+
+.DEFAULT_GOAL := help
+.PHONY: help book notebooks test test-fast lint serve clean
+
+help:  ## show this list
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed" if sys.version_info < (3, 11) else 0)'
+	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
+	@echo "Installing the locked environment into .venv (once)"
+	@$(PIP) "$$(grep '^torch==' requirements.lock)"
+	@$(PIP) -r requirements.lock
+	@$(PIP) --no-deps -e .
+	@touch $@
+
+book: $(READY)  ## execute every chapter and build the site
+	@$(BIN)/jupyter-book build . --all -W -n --keep-going --quiet
+	@echo "The book: $(CURDIR)/_build/html/index.html"
+
+notebooks: book  ## write the .ipynb beside each chapter
+	@$(BIN)/python -m gmbook.notebooks
+
+test-fast: $(READY)  ## the tests of the package and of the tools, without chapters
+	@$(BIN)/pytest -q $(SHAPES) tests --ignore tests/bad_input --ignore tests/site
+	@$(BIN)/pytest -q tests/bad_input
+
+test: test-fast book  ## all tests: also the notebooks, replayed, and the site in a browser
+	@$(BIN)/pytest -q tests/site
+
+lint: $(READY)  ## ruff and the direction of imports
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/lint-imports
+
+serve: book  ## read the book at http://localhost:8000
+	@$(BIN)/python -m http.server --directory _build/html $(PORT)
+
+clean:  ## remove the site and the executed chapters, keep the environment
+	rm -rf _build .jupyter_cache

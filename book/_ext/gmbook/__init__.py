@@ -1,0 +1,9 @@
+"""What this book adds to Sphinx, one concern a module."""
+
+from . import cache, chapters, figures, ledger, mathjax
+
+
+def setup(app):
+    for module in (chapters, cache, mathjax, figures, ledger):
+        module.setup(app)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

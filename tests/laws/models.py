@@ -1,0 +1,138 @@
+"""The models, and what they are models of. A new one joins every law of its promises by one line in MODELS."""
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from gmlib.base import Density, Ensemble, require_no_condition, require_points
+from gmlib.nn import MLP, bernoulli, normal
+from gmlib.vae import (
+    VAE,
+    BernoulliLikelihood,
+    CategoricalLikelihood,
+    ConditionalVAE,
+    GaussianLikelihood,
+    ProbabilisticPCA,
+)
+
+LEVELS = 3  # of grey
+CLASSES = 5
+
+
+class Gaussian(Density):
+    """N(m, s^2 I) in the plane: two parameters, for the tests."""
+
+    measure = "lebesgue"
+
+    def __init__(self):
+        super().__init__()
+        self.m, self.log_s = nn.Parameter(torch.zeros(())), nn.Parameter(torch.zeros(()))
+
+    def log_prob(self, x):
+        require_points(x, 2, "Gaussian")
+        square = ((x - self.m) / self.log_s.exp()).square().sum(-1)
+        return -square / 2 - 2 * self.log_s - math.log(2 * math.pi)
+
+    @torch.no_grad()
+    def sample(self, n, condition=None, *, rng=None):
+        require_no_condition(condition, "Gaussian")
+        return self.m + self.log_s.exp() * normal((n, 2), rng, like=self.m)
+
+
+class Coins(Density):
+    """Independent coins, for the tests."""
+
+    measure = "counting"
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.logits = nn.Parameter(torch.zeros(dim))
+
+    def log_prob(self, x):
+        require_points(x, len(self.logits), "Coins")
+        return (x * self.logits - nn.functional.softplus(self.logits)).sum(-1)
+
+    @torch.no_grad()
+    def sample(self, n, condition=None, *, rng=None):
+        require_no_condition(condition, "Coins")
+        return bernoulli(self.logits.sigmoid().expand(n, -1), rng)
+
+
+class Case(NamedTuple):
+    """How to make a model, and its data: "real", "binary" or "levels" in `dim` coordinates."""
+
+    make: Callable[[], nn.Module]
+    data: str
+    dim: int
+    conditional: bool = False
+
+
+def _vae(likelihood: nn.Module, dim: int, extra: int = 0) -> tuple[nn.Module, nn.Module, nn.Module]:
+    """Encoder to two latents, decoder and likelihood."""
+    return MLP(dim + extra, (8,), 4), MLP(2 + extra, (8,), dim * likelihood.per_coordinate), likelihood
+
+
+MODELS = {
+    "Gaussian": Case(Gaussian, "real", 2),
+    "Coins": Case(lambda: Coins(4), "binary", 4),
+    "Ensemble-lebesgue": Case(lambda: Ensemble([Gaussian(), Gaussian(), Gaussian()]), "real", 2),
+    "Ensemble-counting": Case(lambda: Ensemble([Coins(4), Coins(4)]), "binary", 4),
+    "VAE-bernoulli": Case(lambda: VAE(*_vae(BernoulliLikelihood(), 4)), "binary", 4),
+    "VAE-gaussian": Case(lambda: VAE(*_vae(GaussianLikelihood(sigma=0.5), 3)), "real", 3),
+    "VAE-learned": Case(lambda: VAE(*_vae(GaussianLikelihood(sigma="learned"), 3)), "real", 3),
+    "VAE-optimal": Case(lambda: VAE(*_vae(GaussianLikelihood(sigma="optimal"), 3)), "real", 3),
+    "VAE-categorical": Case(lambda: VAE(*_vae(CategoricalLikelihood(LEVELS), 3)), "levels", 3),
+    "ConditionalVAE": Case(
+        lambda: ConditionalVAE(*_vae(BernoulliLikelihood(), 4, CLASSES), CLASSES), "binary", 4, True
+    ),
+    "ProbabilisticPCA": Case(lambda: ProbabilisticPCA(2, 1), "real", 2),
+}
+
+
+def of(promise: type) -> list[str]:
+    """Names of the models that make a promise."""
+    return [name for name, case in MODELS.items() if isinstance(case.make(), promise)]
+
+
+def build(name: str, dtype: torch.dtype = torch.float64, device: str = "cpu") -> nn.Module:
+    """A model at random parameters, since a sign error hides where a model starts."""
+    torch.manual_seed(0)
+    model, rng = MODELS[name].make().double(), generator(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.4 * normal(parameter.shape, rng, like=parameter)
+    return model.to(device, dtype).eval()
+
+
+def batch(
+    name: str, n: int, dtype: torch.dtype = torch.float64, device: str = "cpu"
+) -> tuple[Tensor, Tensor | None]:
+    """Data x and a condition, or None, that the model can be trained on."""
+    case, rng = MODELS[name], generator(2)
+    x = normal((n, case.dim), rng, like=torch.empty((), dtype=torch.float64))
+    x = {"real": x, "binary": (x > 0.3).double(), "levels": x.round().clamp(-1, 1) + 1}[case.data]
+    condition = torch.randint(CLASSES, (n,), generator=rng).to(device) if case.conditional else None
+    return x.to(device, dtype), condition
+
+
+def space(name: str) -> tuple[Tensor, float]:
+    """All of a small model's space, and the measure of one of its points: every state, or a fine grid."""
+    case, density = MODELS[name], build(name)
+    if density.measure == "counting":
+        values = range(LEVELS if case.data == "levels" else 2)
+        return torch.tensor(list(itertools.product(values, repeat=case.dim)), dtype=torch.float64), 1.0
+    assert case.dim == 2, "a density is put on a grid in the plane"
+    step = 0.05
+    line = torch.arange(-12, 12, step, dtype=torch.float64)
+    return torch.cartesian_prod(line, line), step**2
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()

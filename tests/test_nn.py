@@ -1,0 +1,130 @@
+"""Networks compute what they say, and noise follows its law from its own generator."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from gmlib.nn import MLP, bernoulli, categorical, normal, uniform
+
+LIKE = torch.empty((), dtype=torch.float64)
+DRAWS = 40_000
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def assert_mean(draws, exact):
+    standard_error = draws.std(0) / len(draws) ** 0.5
+    assert ((draws.mean(0) - exact).abs() < 4 * standard_error).all()
+
+
+def test_mlp_computes_its_formula():
+    network = MLP(3, (5, 4), 2, activation=nn.Tanh).double()
+    x = torch.randn(7, 3, generator=generator(), dtype=torch.float64)
+    (w1, b1, w2, b2, w3, b3) = network.parameters()
+    h = torch.tanh(torch.tanh(x @ w1.T + b1) @ w2.T + b2)
+    torch.testing.assert_close(network(x), h @ w3.T + b3)
+
+
+@given(st.integers(1, 5), st.lists(st.integers(1, 5), max_size=3), st.integers(1, 5))
+def test_mlp_has_the_widths_it_is_given(inputs, hidden, outputs):
+    network = MLP(inputs, tuple(hidden), outputs)
+    linear = [layer for layer in network if isinstance(layer, nn.Linear)]
+    assert [layer.out_features for layer in linear] == [*hidden, outputs]
+    assert (network.inputs, network.outputs) == (inputs, outputs)
+    assert isinstance(network[-1], nn.Linear)
+    assert sum(isinstance(layer, nn.SiLU) for layer in network) == len(hidden)
+    assert network(torch.zeros(2, 3, inputs)).shape == (2, 3, outputs)
+
+
+def test_mlp_without_hidden_layers_is_linear():
+    network = MLP(3, (), 3)
+    x = torch.randn(2, 3, generator=generator())
+    torch.testing.assert_close(network(3 * x) - network(0 * x), 3 * (network(x) - network(0 * x)))
+
+
+def test_normal_is_standard():
+    eps = normal((DRAWS, 2), generator(), LIKE)
+    assert_mean(eps, 0.0)
+    assert_mean(eps.square(), 1.0)
+    assert_mean(eps.prod(-1), 0.0)
+
+
+def test_uniform_is_on_the_unit_interval():
+    u = uniform((DRAWS,), generator(), LIKE)
+    assert u.min() >= 0
+    assert u.max() < 1
+    assert_mean(u, 1 / 2)
+    assert_mean(u.square(), 1 / 3)
+
+
+def test_bernoulli_has_its_probabilities():
+    p = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
+    draws = bernoulli(p.expand(DRAWS, 3), generator())
+    assert set(draws.unique().tolist()) == {0.0, 1.0}
+    assert_mean(draws, p)
+
+
+def test_bernoulli_is_sure_of_0_and_1():
+    p = torch.tensor([0.0, 1.0]).expand(DRAWS, 2)
+    assert torch.equal(bernoulli(p, generator()), p)
+
+
+def test_categorical_has_its_probabilities():
+    p = torch.tensor([[0.1, 0.2, 0.7], [0.5, 0.5, 0.0]], dtype=torch.float64)
+    k = categorical((p.log() + 3).expand(DRAWS, 2, 3), generator())
+    assert k.shape == (DRAWS, 2)
+    assert k.dtype == torch.int64
+    for value in range(3):
+        share, exact = (k == value).double(), p[:, value]
+        certain = exact == 0
+        assert not share[:, certain].any()
+        assert_mean(share[:, ~certain], exact[~certain])
+
+
+NOISE = {
+    "normal": lambda rng, like: normal((50,), rng, like),
+    "uniform": lambda rng, like: uniform((50,), rng, like),
+    "bernoulli": lambda rng, like: bernoulli(like.expand(50) * 0 + 0.5, rng),
+    "categorical": lambda rng, like: categorical(like.expand(50, 4) * 0, rng),
+}
+
+
+@pytest.mark.parametrize("draw", NOISE.values(), ids=NOISE)
+class TestNoise:
+    like = torch.zeros((), dtype=torch.float64)
+
+    def test_a_seed_decides_it(self, draw):
+        assert torch.equal(draw(generator(3), self.like), draw(generator(3), self.like))
+        assert not torch.equal(draw(generator(3), self.like), draw(generator(4), self.like))
+
+    def test_a_generator_goes_on(self, draw):
+        rng = generator()
+        assert not torch.equal(draw(rng, self.like), draw(rng, self.like))
+
+    def test_a_generator_is_the_only_source(self, draw):
+        before = torch.get_rng_state()
+        draw(generator(), self.like)
+        assert torch.equal(torch.get_rng_state(), before)
+
+    def test_without_one_it_is_torchs_own(self, draw):
+        state = torch.get_rng_state()
+        torch.manual_seed(5)
+        drawn = draw(None, self.like)
+        torch.set_rng_state(state)
+        assert torch.equal(drawn, draw(generator(5), self.like))
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    def test_dtype(self, draw, dtype):
+        assert draw(generator(), self.like.to(dtype)).dtype in (dtype, torch.int64)
+
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+    def test_the_device_changes_nothing(self, draw):
+        here, there = draw(generator(), self.like), draw(generator(), self.like.cuda())
+        assert there.is_cuda
+        assert torch.equal(here, there.cpu())
+        rng = torch.Generator("cuda").manual_seed(0)
+        assert draw(rng, self.like).device.type == "cpu"
