@@ -17,7 +17,8 @@ class MLP(nn.Sequential):
         hidden: widths of the hidden layers; empty for one linear map.
         outputs: width of the last axis of y.
         activation: class of the activation a.
-        dropout: share of each hidden layer that is set to zero, at random, while training.
+        dropout: share of each hidden layer that is set to zero while training, at random by torch's own
+            generator.
 
     Raises:
         ValueError: if a width is below 1 or the dropout not in [0, 1).
@@ -37,10 +38,10 @@ class MLP(nn.Sequential):
             raise ValueError(f"MLP needs widths >= 1, got {widths}.")
         if not 0 <= dropout < 1:
             raise ValueError(f"MLP needs dropout in [0, 1), got {dropout}.")
-        layers: list[nn.Module] = [nn.Linear(*widths[:2])]
-        for width, next_width in pairwise(widths[1:]):
-            layers += [activation(), *([nn.Dropout(dropout)] if dropout else []), nn.Linear(width, next_width)]
-        super().__init__(*layers)
+        layers: list[nn.Module] = []
+        for width, next_width in pairwise(widths):
+            layers += [nn.Linear(width, next_width), activation()] + [nn.Dropout(dropout)] * (dropout > 0)
+        super().__init__(*layers[: -2 if dropout else -1])
         self.inputs, self.outputs = inputs, outputs
 
 

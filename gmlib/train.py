@@ -71,6 +71,8 @@ def fit(
     data.require(None, "fit")
     if validation is not None:
         held_out.require(x.shape[1], "fit's validation")
+    elif validation_condition is not None:
+        raise ValueError("fit needs validation data for its conditions, got none.")
     from tqdm import tqdm
 
     processes, home = _Processes(device), next(model.parameters()).device
@@ -97,7 +99,9 @@ def fit(
                 state.save(checkpoint)
 
         rates = [lr * schedule(step / steps) for step in range(steps)] if schedule else [lr] * steps
-        with tqdm(total=steps, initial=state.step, disable=not (processes.first and _is_watched()), leave=False) as bar:
+        with tqdm(
+            total=steps, initial=state.step, disable=not (processes.first and _is_watched()), leave=False
+        ) as bar:
             for loss in _gradient_steps(state, data, batch_size, rates, transform, processes):
                 pause(state.step % validate_every == 0, state.step % checkpoint_every == 0)
                 if bar.update():
@@ -225,7 +229,8 @@ class _Processes:
             warnings.simplefilter("ignore", TqdmWarning)  # accelerate imports bars that want ipywidgets
             from accelerate import Accelerator
 
-        self.accelerator = Accelerator(mixed_precision="no")
+        # Without cpu=True accelerate lets several processes on a CPU train apart, and does not say so.
+        self.accelerator = Accelerator(mixed_precision="no", cpu=not torch.accelerator.is_available())
         self.n, self.index = self.accelerator.num_processes, self.accelerator.process_index
         self.first = self.index == 0
         if device is None:

@@ -46,6 +46,17 @@ def test_mlp_without_hidden_layers_is_linear():
     torch.testing.assert_close(network(3 * x) - network(0 * x), 3 * (network(x) - network(0 * x)))
 
 
+def test_mlp_drops_hidden_units_only_and_only_while_training():
+    network = MLP(2, (50, 50), 1, dropout=0.25)
+    kinds = [nn.Linear, nn.SiLU, nn.Dropout, nn.Linear, nn.SiLU, nn.Dropout, nn.Linear]
+    assert [type(layer) for layer in network] == kinds
+    assert {layer.p for layer in network if isinstance(layer, nn.Dropout)} == {0.25}
+    x = torch.ones(1, 2)
+    assert not torch.equal(network(x), network(x))
+    network.eval()
+    assert torch.equal(network(x), network(x))
+
+
 def test_normal_is_standard():
     eps = normal((DRAWS, 2), generator(), LIKE)
     assert_mean(eps, 0.0)

@@ -1,4 +1,4 @@
-"""The models, and what they are models of. A new one joins every law of its promises by one line in MODELS."""
+"""The models and their data. A new model joins every law of its promises by one line in MODELS."""
 
 import itertools
 import math

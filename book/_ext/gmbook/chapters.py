@@ -4,9 +4,9 @@ import re
 from pathlib import PurePosixPath
 
 from docutils import nodes
-from sphinx.environment.collectors.toctree import TocTreeCollector
+from sphinx_external_toc.collectors import TocTreeCollectorWithStyles as Collector
 
-assign_in_sequence = TocTreeCollector.assign_section_numbers
+assign_in_sequence = Collector.assign_section_numbers
 
 
 def chapter_of(docname):
@@ -29,4 +29,4 @@ def assign_section_numbers(collector, env):
 
 
 def setup(app):
-    TocTreeCollector.assign_section_numbers = assign_section_numbers
+    Collector.assign_section_numbers = assign_section_numbers

@@ -72,4 +72,4 @@ def replace_images(app, doctree, docname):
 
 
 def setup(app):
-    app.connect("doctree-resolved", replace_images)
+    app.connect("doctree-resolved", replace_images, priority=700)  # after the notebooks are written

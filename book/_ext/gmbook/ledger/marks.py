@@ -49,4 +49,4 @@ def add(app, doctree, docname):
 
 
 def setup(app):
-    app.connect("doctree-resolved", add)
+    app.connect("doctree-resolved", add, priority=700)  # after the notebooks are written
