@@ -132,7 +132,8 @@ def require_points(x: Tensor, dim: int | None, name: str) -> None:
     Any width from 1 will do where dim is None.
     """
     if not isinstance(x, Tensor) or not x.is_floating_point():
-        raise ValueError(f"{name} needs a tensor of floats, got {getattr(x, 'dtype', type(x).__name__)}.")
+        got = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(f"{name} needs a tensor of floats, got {got}.")
     if x.ndim != 2 or x.numel() == 0 or dim not in (None, x.shape[1]):
         raise ValueError(f"{name} needs x of shape (N, {dim or 'D'}) with N >= 1, got {tuple(x.shape)}.")
     if not x.isfinite().all():

@@ -10,7 +10,7 @@ HEAVY = ("accelerate", "matplotlib", "pooch", "safetensors", "scipy", "sklearn",
 
 @pytest.mark.parametrize("module", ["base", "check", "data", "nn", "train"])
 def test_import_is_light(module):
-    code = f"import sys, torch; before = set(sys.modules); import gmlib.{module}; print(*set(sys.modules) - before)"
+    code = f"import sys, torch; old = set(sys.modules); import gmlib.{module}; print(*set(sys.modules) - old)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     packages = {name.partition(".")[0] for name in result.stdout.split()}
     assert "gmlib" in packages

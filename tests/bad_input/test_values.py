@@ -1,4 +1,4 @@
-"""Bad input as users give it, without the shapes being enforced: each call says what it needs, and what it got."""
+"""Bad input as users give it, shapes not enforced: each call says what it needs and what it got."""
 
 import os
 import subprocess
@@ -49,9 +49,9 @@ def with_value(value):
         (X[:, :1], r"\(6, 1\)"),
         (X.unsqueeze(0), r"\(1, 6, 2\)"),
         (X[:0], r"\(0, 2\)"),
-        (X.long(), "int64"),
-        (X.bool(), "bool"),
-        (X.numpy(), "float32"),
+        (X.long(), "torch.int64"),
+        (X.bool(), "torch.bool"),
+        (X.numpy(), "ndarray"),
         ([[0.0, 0.0]], "list"),
         (with_value(NAN), "NaN or infinity"),
         (with_value(INF), "NaN or infinity"),
