@@ -116,7 +116,6 @@ class Ensemble(Density):
         log_p = torch.stack([model.log_prob(x) for model in self.models])  # (K, N)
         return log_p.logsumexp(0) - math.log(len(self.models))
 
-    @torch.no_grad()
     def sample(self, n, condition=None, *, rng=None):
         require_count(n, "Ensemble")
         require_no_condition(condition, "Ensemble")

@@ -136,6 +136,8 @@ def test_spirals_are_two_arms_that_mirror_each_other():
     arm = (angle - 3 * math.pi * radius / 2) % (2 * math.pi) / math.pi  # 0 or 1
     assert torch.allclose(arm.round(), arm, atol=1e-4)
     assert radius.max() < 2.0 + 1e-6
+    share = (radius / 2).square()  # of the arm within the radius: its length grows like the square
+    assert abs(share.mean() - 1 / 2) < 4 * (1 / 12 / len(x)) ** 0.5
     assert abs((arm.round() % 2).mean() - 0.5) < 4 * 0.5 / len(x) ** 0.5
 
 

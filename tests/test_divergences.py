@@ -49,7 +49,9 @@ def test_nan_passes_so_that_training_can_name_the_step():
 
 
 def test_gradients_reach_both_arguments():
-    mu = torch.randn(3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    mu = torch.randn(
+        3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True
+    )
     sigma = torch.rand(3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) + 0.5
     assert torch.autograd.gradcheck(gaussian_kl_to_standard, (mu, sigma.requires_grad_()))
 

@@ -155,9 +155,7 @@ def test_points_are_to_scale_and_many_are_an_image():
 def test_density_puts_each_point_in_its_place():
     _, ax = plot.figure()
     at = torch.tensor([1.5, -0.5])
-    plot.density(
-        ax, lambda x: -20 * (x - at).square().sum(-1), (-2.0, 2.0, -1.0, 1.0), resolution=81, highest=2.0
-    )
+    plot.density(ax, lambda x: -(x - at).square().sum(-1), (-2.0, 2.0, -1.0, 1.0), resolution=81, highest=2.0)
     (image,) = ax.images
     p, (left, right, bottom, top) = image.get_array(), image.get_extent()
     row, column = np.unravel_index(p.argmax(), p.shape)

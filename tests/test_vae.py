@@ -129,7 +129,9 @@ def test_conditional_vae_is_one_model_a_class():
 
 
 def test_conditional_samples_follow_their_class():
-    model = randomised(ConditionalVAE(MLP(8, (6,), 4), MLP(5, (6,), 5), BernoulliLikelihood(), classes=3), 1.0)
+    model = randomised(
+        ConditionalVAE(MLP(8, (6,), 4), MLP(5, (6,), 5), BernoulliLikelihood(), classes=3), 1.0
+    )
     for c in range(3):
         p = log_evidence(model, STATES, condition=c).exp()
         samples = model.sample(20_000, torch.full((20_000,), c), rng=generator(c))

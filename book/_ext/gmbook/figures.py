@@ -7,6 +7,8 @@ from xml.etree import ElementTree
 
 from docutils import nodes
 
+from .ledger.pages import inside
+
 INK, PAPER = "#2b3340", "#fdfdfb"  # those of gmlib.plot: text and lines, background
 SVG = "{http://www.w3.org/2000/svg}"
 HREF = "{http://www.w3.org/1999/xlink}href"
@@ -64,7 +66,7 @@ def round_off(key, value):
 def replace_images(app, doctree, docname):
     if app.builder.format != "html":
         return
-    images = [node for node in doctree.findall(nodes.image) if node["uri"].endswith(".svg")]
+    images = [node for node in doctree.findall(nodes.image) if node["uri"].endswith(".svg") and inside(node)]
     for number, image in enumerate(images):
         text = (Path(app.srcdir) / image["uri"]).read_text()
         svg = inline(text, f"svg{number}", image.get("alt", ""))
