@@ -34,7 +34,7 @@ def digits(*, binary: bool = False) -> Dataset:
     Pixels are the grey levels 0, 1, ..., 16, or with `binary` whether they are 8 or more, as 0 and 1.
 
     Source: Alpaydin and Kaynak (1998), Optical Recognition of Handwritten Digits, UCI Machine Learning
-    Repository, https://doi.org/10.24432/C50P49, as bundled with scikit-learn.
+    Repository, https://archive.ics.uci.edu/dataset/80; its test set, as bundled with scikit-learn.
     """
     from sklearn.datasets import load_digits
 

@@ -126,9 +126,7 @@ def points(
 ) -> Axes:
     """A cloud of points in the plane, both axes to one scale."""
     x = _array(x)
-    ax.scatter(
-        x[:, 0], x[:, 1], s=size, color=color, linewidth=0, label=label, rasterized=len(x) > MANY
-    )
+    ax.scatter(x[:, 0], x[:, 1], s=size, color=color, linewidth=0, label=label, rasterized=len(x) > MANY)
     if label is not None:
         ax.legend(markerscale=2)
     ax.set_aspect("equal", adjustable="box")

@@ -155,11 +155,9 @@ class TrainState:
         tensors |= {
             f"optimizer.{i}.{name}": torch.as_tensor(m) for i in moments for name, m in moments[i].items()
         }
-        tensors |= {"losses": torch.tensor(self.losses, dtype=torch.float64)}
-        tensors |= {
-            "rng": self.rng.get_state(),
-            "default_rng": torch.get_rng_state(),
-        }  # dropout has the latter
+        tensors["losses"] = torch.tensor(self.losses, dtype=torch.float64)
+        tensors["rng"] = self.rng.get_state()
+        tensors["default_rng"] = torch.get_rng_state()  # which dropout draws from
         numbers = {"seed": self.seed, "step": self.step, "best_loss": self.best_loss}
         copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
         content = save(copies, {"numbers": json.dumps(numbers), "run": json.dumps(self.run)})
@@ -302,10 +300,9 @@ def _batches(n: int, batch_size: int, state: TrainState, device: torch.device) -
 def _validation_loss(model: nn.Module, held_out: _Rows, transform, rng: torch.Generator) -> float:
     """Mean loss of all rows, 1,000 at a time, with noise that is the same whenever this is called."""
     noise = torch.Generator(rng.device).manual_seed(0)
-    parts = torch.arange(len(held_out.x)).split(1_000)
-    return sum(len(rows) * held_out.loss(model, rows, transform, noise).item() for rows in parts) / len(
-        held_out.x
-    )
+    n = len(held_out.x)
+    parts = torch.arange(n).split(1_000)
+    return sum(len(rows) / n * held_out.loss(model, rows, transform, noise).item() for rows in parts)
 
 
 @contextmanager

@@ -205,19 +205,20 @@ class TestValidation:
         assert not torch.equal(seen[0], V)
         assert losses == train(steps=6, transform=lambda x, rng: x + normal(x.shape, rng, x))[1]
 
-    def test_is_the_mean_over_all_rows_however_many(self):
+    def test_is_the_mean_over_all_rows_however_many(self, monkeypatch):
         many = torch.arange(2500.0, dtype=torch.float64).unsqueeze(-1)
-        state = []
+        lengths, losses = [], []
 
         class Mean(Scripted):
             def loss(self, x, condition=None, *, rng=None):
                 if not self.training:
-                    state.append((len(x), x.mean().item()))
+                    lengths.append(len(x))
                 return super().loss(x, condition, rng=rng)
 
-        train(Mean(), steps=1, x=many[:5], validation=many, **SGD)
-        assert [n for n, _ in state] == [1000, 1000, 500]
-        assert sum(n * mean for n, mean in state) / 2500 == pytest.approx(1249.5)
+        monkeypatch.setattr(TrainState, "compare", lambda self, loss: losses.append(loss))
+        model, _ = train(Mean(), steps=1, x=many[:5], validation=many, **SGD)
+        assert lengths == [1000, 1000, 500]
+        assert losses == pytest.approx([1249.5 + (model.w.item() + 0.05) ** 2])
 
     def test_uses_its_own_conditions(self):
         model, _ = train(steps=1, condition=X[:, 0], validation=V, validation_condition=V[:, 1])
@@ -369,6 +370,15 @@ class TestCheckpoint:
         assert train(checkpoint=path, steps=6)[1] == train(steps=6)[1]
         assert [file.name for file in tmp_path.iterdir()] == ["run"]
 
+    def test_appears_only_when_it_is_whole(self, tmp_path, monkeypatch):
+        def fails(source, target):
+            raise OSError("killed")
+
+        monkeypatch.setattr(os, "replace", fails)
+        with pytest.raises(OSError, match="killed"):
+            train(checkpoint=tmp_path / "run", steps=3)
+        assert not (tmp_path / "run").exists()
+
     def test_is_written_every_so_often_and_at_the_end(self, tmp_path, monkeypatch):
         steps = []
         monkeypatch.setattr(TrainState, "save", lambda self, path: steps.append(self.step))
@@ -407,6 +417,7 @@ KILLED = """
 
 PARALLEL = """
     import json, os, sys
+    from pathlib import Path
     import torch
     from gmlib.base import Trainable
     from gmlib.nn import MLP
@@ -419,35 +430,46 @@ PARALLEL = """
         def loss(self, x, condition=None, *, rng=None):
             return (self.net(x) - x * condition.unsqueeze(-1)).square().sum(-1).mean()
 
-    rank = int(os.environ.get("RANK", 0))
+    noise = []
+    def transform(x, rng):
+        noise.append(torch.rand((), generator=rng).item())
+        return x
+
+    folder, rank = Path(sys.argv[1]), int(os.environ.get("RANK", 0))
     torch.manual_seed(rank)  # only the first process's weights and seed count
     model, rng = Model(), torch.Generator().manual_seed(1 + rank)
-    x = torch.randn(13, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-    losses = fit(model, x, steps=30, batch_size=4, lr=0.01, rng=rng, condition=x[:, 0], validation=x[:5],
-                 validation_condition=x[:5, 0], validate_every=10, checkpoint=sys.argv[1])
-    if rank == 0:
-        print(json.dumps({"losses": losses, "weights": [p.tolist() for p in model.parameters()]}))
+    x = torch.randn(16, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    losses = fit(model, x, steps=30, batch_size=5, lr=0.01, rng=rng, condition=x[:, 0], validation=x[:5],
+                 validation_condition=x[:5, 0], validate_every=10, transform=transform,
+                 checkpoint=folder / "run")
+    outcome = {"losses": losses, "weights": [p.tolist() for p in model.parameters()], "noise": noise[:10]}
+    (folder / f"{rank}.json").write_text(json.dumps(outcome))
 """
 
 
 def test_several_processes_train_as_one(tmp_path):
-    """Batches of 4, 4, 4 and 1 rows: the last leaves one of two processes without a row."""
+    """Batches of 5, 5, 5 and 1 rows: shares are uneven, and the last leaves two processes without a row."""
     script = tmp_path / "script.py"
     script.write_text(textwrap.dedent(PARALLEL))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    outcomes = []
-    for name, launcher in [
-        ("one", []),
-        ("two", ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]),
-    ]:
-        command = [sys.executable, *launcher, str(script), str(tmp_path / name)]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "3"]
+
+    def run(name, *launcher):
+        folder = tmp_path / name
+        folder.mkdir()
+        command = [sys.executable, *launcher, str(script), str(folder)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
         assert result.returncode == 0, result.stderr
-        outcomes.append(json.loads(result.stdout))
-    one, two = outcomes
-    torch.testing.assert_close(two["losses"], one["losses"], rtol=1e-12, atol=1e-12)
-    for a, b in zip(two["weights"], one["weights"], strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+        return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+
+    (alone,), (first, second, third) = run("one"), run("three", *torchrun)
+    assert first["losses"] == second["losses"] == third["losses"]
+    assert first["weights"] == second["weights"] == third["weights"]
+    assert first["noise"] == alone["noise"]
+    assert len({*first["noise"], *second["noise"], *third["noise"]}) == 30, "noise is never drawn twice"
+    torch.testing.assert_close(first["losses"], alone["losses"], rtol=1e-10, atol=1e-12)
+    for a, b in zip(first["weights"], alone["weights"], strict=True):
+        torch.testing.assert_close(torch.tensor(a), torch.tensor(b), rtol=1e-8, atol=1e-10)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

@@ -1,9 +1,12 @@
 """The gate: what is displayed and not shown by a check that ran fails the build, with file and line."""
 
 from sphinx.errors import SphinxError
+from sphinx.util import logging
 
 from ..chapters import chapter_of
 from .claims import FILE
+
+logger = logging.getLogger(__name__)
 
 NOTATION = "book/notation"
 EQUALITIES = {"equal", "estimate", "bound", "limit", "optimum"}
@@ -68,14 +71,19 @@ def findings(pages, claims):
     notation = pages.get(NOTATION)
     for page in pages.values():
         for finder in (equations(page, notation), checks(page), exercises(page), cited(page, claims)):
-            yield from (f"{page.file}:{line}: {fault}" for line, fault in finder)
-        yield from (f"{page.file}:{line}: {fault}" for line, fault in page.faults)
-    yield from (f"{FILE}:{line}: {fault}" for line, fault in shown(claims, pages))
+            yield from ((page.file, line, fault) for line, fault in finder)
+        yield from ((page.file, line, fault) for line, fault in page.faults)
+    yield from ((FILE, line, fault) for line, fault in shown(claims, pages))
 
 
 def judge(app, exception):
-    if exception is None and (faults := list(findings(app.env.ledger_pages, app.claims))):
-        raise LedgerError("\n".join(["the book is not covered by its checks", *faults]))
+    if exception:
+        return
+    faults = sorted(findings(app.env.ledger_pages, app.claims))
+    for file, line, fault in faults:
+        logger.error(fault, location=f"{file}:{line}")
+    if faults:
+        raise LedgerError(f"{len(faults)} faults, listed above")
 
 
 def setup(app):

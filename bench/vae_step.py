@@ -1,0 +1,98 @@
+"""One training step of a VAE 784-400-20 on binary images, batch 128: gmlib, a plain loop, and pythae.
+
+    pip install -e ".[bench]" && python bench/vae_step.py
+
+A step is the loss, its gradient and Adam's update. All three have the same layers, loss and data, and take
+turns, on one thread; a ratio is to gmlib within the same round, so that a busy machine slows all alike.
+One JSON line each.
+"""
+
+import json
+import statistics
+import time
+from importlib.metadata import version
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from gmlib.nn import MLP
+from gmlib.vae import VAE, BernoulliLikelihood
+
+BATCH, DIM, HIDDEN, LATENT = 128, 784, 400, 20
+
+
+def gmlib_model():
+    encoder = MLP(DIM, (HIDDEN,), 2 * LATENT, activation=nn.ReLU)
+    decoder = MLP(LATENT, (HIDDEN,), DIM, activation=nn.ReLU)
+    model, rng = VAE(encoder, decoder, BernoulliLikelihood()), torch.Generator().manual_seed(0)
+    return model, lambda x: model.loss(x, rng=rng)
+
+
+def plain_model():
+    encoder = nn.Sequential(nn.Linear(DIM, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 2 * LATENT))
+    decoder = nn.Sequential(nn.Linear(LATENT, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, DIM))
+
+    def loss(x):
+        mu, log_var = encoder(x).chunk(2, -1)
+        z = mu + (0.5 * log_var).exp() * torch.randn_like(mu)
+        cross_entropy = F.binary_cross_entropy_with_logits(decoder(z), x, reduction="sum")
+        return (cross_entropy + 0.5 * (mu**2 + log_var.exp() - 1 - log_var).sum()) / len(x)
+
+    return nn.ModuleList([encoder, decoder]), loss
+
+
+def pythae_model():
+    from pythae.models import VAE as PythaeVAE
+    from pythae.models import VAEConfig
+    from pythae.models.base.base_utils import ModelOutput
+    from pythae.models.nn import BaseDecoder, BaseEncoder
+
+    class Encoder(BaseEncoder):
+        def __init__(self):
+            super().__init__()
+            self.hidden = nn.Linear(DIM, HIDDEN)
+            self.mu, self.log_var = nn.Linear(HIDDEN, LATENT), nn.Linear(HIDDEN, LATENT)
+
+        def forward(self, x):
+            h = self.hidden(x).relu()
+            return ModelOutput(embedding=self.mu(h), log_covariance=self.log_var(h))
+
+    class Decoder(BaseDecoder):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.Sequential(nn.Linear(LATENT, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, DIM), nn.Sigmoid())
+
+        def forward(self, z):
+            return ModelOutput(reconstruction=self.layers(z))
+
+    config = VAEConfig(input_dim=(DIM,), latent_dim=LATENT, reconstruction_loss="bce")
+    model = PythaeVAE(config, encoder=Encoder(), decoder=Decoder())
+    return model, lambda x: model({"data": x}).loss
+
+
+def main(rounds: int = 60, steps: int = 10) -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    x = (torch.rand(BATCH, DIM) < 0.2).float()
+    peers = {"gmlib": gmlib_model(), "plain loop": plain_model(), f"pythae {version('pythae')}": pythae_model()}
+    optimizers = {name: torch.optim.Adam(model.parameters(), lr=1e-3) for name, (model, _) in peers.items()}
+    seconds = {name: [] for name in peers}
+    for _ in range(rounds):
+        for name, (_, loss) in peers.items():
+            start = time.perf_counter()
+            for _ in range(steps):
+                optimizers[name].zero_grad()
+                loss(x).backward()
+                optimizers[name].step()
+            seconds[name].append((time.perf_counter() - start) / steps)
+    for name, times in seconds.items():
+        ratios = [mine / theirs for mine, theirs in zip(seconds["gmlib"], times, strict=True)]
+        low, middle, high = statistics.quantiles(ratios[5:], n=4)
+        result = {"workload": "VAE training step 784-400-20, batch 128", "peer": name, "torch": torch.__version__}
+        result |= {"milliseconds": round(1e3 * statistics.median(times[5:]), 2)}
+        print(json.dumps(result | {"gmlib / peer": round(middle, 3), "quartiles": [round(low, 3), round(high, 3)]}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""Forked children, a few at a time: each breaks something, looks what goes red, and tells."""
+
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+
+SECONDS = 90  # after which a child has hung, which is red enough
+
+
+class Children:
+    """Runs functions in forked copies of this process, and collects the JSON that they return."""
+
+    def __init__(self, at_once: int = os.cpu_count() or 1):
+        self.at_once, self.running = at_once, {}
+
+    def start(self, work: Callable[[], object], done: Callable[[object], None]) -> None:
+        while len(self.running) >= self.at_once:
+            self._collect_one()
+        sys.stdout.flush()
+        read, write = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.close(read)
+            _child(work, write)
+        os.close(write)
+        self.running[pid] = (read, done)
+
+    def finish(self) -> None:
+        while self.running:
+            self._collect_one()
+
+    def _collect_one(self) -> None:
+        pid, _ = os.wait()
+        read, done = self.running.pop(pid)
+        with os.fdopen(read) as pipe:
+            text = pipe.read()
+        done(json.loads(text) if text else {"hung": True})
+
+
+def _child(work, write: int) -> None:
+    signal.alarm(SECONDS)
+    quiet = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(quiet, 1)
+    os.dup2(quiet, 2)
+    try:
+        result = work()
+    except BaseException:
+        result = {"error": traceback.format_exc(limit=-3)}
+    with os.fdopen(write, "w") as pipe:
+        json.dump(result, pipe)
+    os._exit(0)

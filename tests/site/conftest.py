@@ -1,0 +1,115 @@
+"""A browser without a network, on the site that `make book` has built."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import sync_playwright
+
+ROOT = Path(__file__).resolve().parents[2]
+SITE = ROOT / "_build" / "html"
+AXE = "4.10.2"
+
+
+def missing(what):
+    """Where the site must be tested a missing tool fails; elsewhere it skips, and says so."""
+    (pytest.fail if os.environ.get("CI") else pytest.skip)(what)
+
+
+def pytest_generate_tests(metafunc):
+    if "name" in metafunc.fixturenames:
+        pages = sorted(path.stem for path in (SITE / "book").glob("*.html"))
+        metafunc.parametrize("name", pages, scope="session")
+
+
+@pytest.fixture(scope="session")
+def browser():
+    executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if executable is None:
+        missing("no Chromium: install it to test the site in a browser")
+    if not SITE.exists():
+        missing("no site: run `make book` first")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(
+            executable_path=executable, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        )
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="session")
+def axe():
+    """The script of axe-core, from npm."""
+    folder = ROOT / "_build" / f"axe-{AXE}"
+    script = folder / "node_modules" / "axe-core" / "axe.min.js"
+    if not script.exists():
+        if shutil.which("npm") is None:
+            missing("no npm: it brings axe-core, which tests accessibility")
+        command = ["npm", "install", "--silent", "--prefix", folder, f"axe-core@{AXE}"]
+        if subprocess.run(command, check=False).returncode:
+            missing("npm could not bring axe-core")
+    return script.read_text()
+
+
+class Visit:
+    """A page, opened, with its formulas set; and what it asked for and complained of on the way."""
+
+    def __init__(self, browser, address, width=1280, theme="light"):
+        self.requests, self.complaints = [], []
+        self.context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme)
+        self.context.add_init_script(f"localStorage.mode = localStorage.theme = '{theme}'")
+        self.page = self.context.new_page()
+        self.page.route("**/*", self.stay_here)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("console", lambda line: line.type == "error" and self.complaints.append(line.text))
+        self.page.on("requestfailed", lambda request: self.complaints.append(f"failed: {request.url}"))
+        self.page.goto(address)
+        self.page.wait_for_load_state("load")
+        if self.page.locator(".math").count():
+            self.page.wait_for_function("window.MathJax?.startup?.promise !== undefined")
+            self.page.evaluate("MathJax.startup.promise.then(() => null)")
+
+    def stay_here(self, route):
+        self.requests.append(route.request.url)
+        route.continue_() if route.request.url.startswith(("file:", "data:", "blob:")) else route.abort()
+
+
+def address(name):
+    return (SITE / "book" / f"{name}.html").as_uri()
+
+
+@pytest.fixture(scope="session")
+def wide(browser, name):
+    visit = Visit(browser, address(name))
+    yield visit
+    visit.context.close()
+
+
+@pytest.fixture(scope="session")
+def narrow(browser, name):
+    visit = Visit(browser, address(name), width=390)
+    yield visit
+    visit.context.close()
+
+
+@pytest.fixture(scope="session")
+def dark(browser, name):
+    visit = Visit(browser, address(name), theme="dark")
+    yield visit
+    visit.context.close()
+
+
+@pytest.fixture
+def open_page(browser):
+    visits = []
+
+    def open_(name_or_address):
+        target = name_or_address if ":" in name_or_address else address(name_or_address)
+        visits.append(Visit(browser, target))
+        return visits[-1].page
+
+    yield open_
+    for visit in visits:
+        visit.context.close()

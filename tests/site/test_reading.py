@@ -1,0 +1,54 @@
+"""What a reader does: search, follow a check mark, open a solution, change the theme."""
+
+import re
+
+import pytest
+
+CHAPTER = "08-variational-autoencoders"
+
+
+def test_search_finds_a_phrase(open_page):
+    page = open_page("index")
+    page.keyboard.press("Control+k")
+    field = page.locator("#pst-search-dialog input")
+    assert field.evaluate("field => field === document.activeElement")
+    field.fill("evidence lower bound")
+    field.press("Enter")
+    page.locator("#search-results li a", has_text=re.compile("Variational autoencoders")).first.wait_for()
+
+
+def test_a_check_mark_leads_to_its_cell(open_page):
+    page = open_page(CHAPTER)
+    mark = page.locator("a.check-mark").first
+    cell = page.locator(f"[id='{mark.get_attribute('href')[1:]}']")
+    mark.click()
+    page.wait_for_timeout(800)  # the theme scrolls smoothly
+    top = cell.evaluate("cell => cell.getBoundingClientRect().top")
+    assert 0 <= top < 450
+    assert "check." in cell.text_content()
+
+
+def test_a_check_leads_back_to_its_equation(open_page):
+    page = open_page(CHAPTER)
+    back = page.locator(".checks a[href^='#equation-']").first
+    back.click()
+    assert page.url.endswith(back.get_attribute("href"))
+    assert page.locator(f"[id='{back.get_attribute('href')[1:]}'] mjx-container").count() == 1
+
+
+def test_a_solution_opens(open_page):
+    page = open_page(CHAPTER)
+    solution = page.locator(".solution").first
+    code = solution.locator(".cell_input").first
+    assert not code.is_visible()
+    solution.locator(".admonition-title").click()
+    code.wait_for(state="visible")
+
+
+@pytest.mark.parametrize("name_", ["index", CHAPTER])
+def test_figures_take_the_colour_of_the_theme(open_page, name_):
+    page = open_page(name_)
+    ink = "getComputedStyle(document.querySelector('svg.figure, .map li')).color"
+    light = page.evaluate(ink)
+    page.evaluate("document.documentElement.dataset.theme = 'dark'")
+    assert page.evaluate(ink) != light
