@@ -4,6 +4,7 @@ READY := .venv/.ready
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 SHAPES := --jaxtyping-packages=gmlib,beartype.beartype
 PORT ?= 8000
+export PYTHONPATH := $(CURDIR)/book/_ext
 
 .DEFAULT_GOAL := help
 .PHONY: help book notebooks test test-fast lint serve clean
@@ -32,6 +33,8 @@ test-fast: $(READY)  ## the tests of the package and of the tools, without chapt
 	@$(BIN)/pytest -q tests/bad_input
 
 test: test-fast book  ## all tests: also the notebooks, replayed, and the site in a browser
+	@$(BIN)/python -m gmbook.notebooks --check
+	@$(BIN)/pytest -q --nbval --nbval-current-env --nbval-cell-timeout 300 book
 	@$(BIN)/pytest -q tests/site
 
 lint: $(READY)  ## ruff and the direction of imports

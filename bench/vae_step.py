@@ -61,7 +61,9 @@ def pythae_model():
     class Decoder(BaseDecoder):
         def __init__(self):
             super().__init__()
-            self.layers = nn.Sequential(nn.Linear(LATENT, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, DIM), nn.Sigmoid())
+            self.layers = nn.Sequential(
+                nn.Linear(LATENT, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, DIM), nn.Sigmoid()
+            )
 
         def forward(self, z):
             return ModelOutput(reconstruction=self.layers(z))
@@ -75,7 +77,11 @@ def main(rounds: int = 60, steps: int = 10) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     x = (torch.rand(BATCH, DIM) < 0.2).float()
-    peers = {"gmlib": gmlib_model(), "plain loop": plain_model(), f"pythae {version('pythae')}": pythae_model()}
+    peers = {
+        "gmlib": gmlib_model(),
+        "plain loop": plain_model(),
+        f"pythae {version('pythae')}": pythae_model(),
+    }
     optimizers = {name: torch.optim.Adam(model.parameters(), lr=1e-3) for name, (model, _) in peers.items()}
     seconds = {name: [] for name in peers}
     for _ in range(rounds):
@@ -89,9 +95,17 @@ def main(rounds: int = 60, steps: int = 10) -> None:
     for name, times in seconds.items():
         ratios = [mine / theirs for mine, theirs in zip(seconds["gmlib"], times, strict=True)]
         low, middle, high = statistics.quantiles(ratios[5:], n=4)
-        result = {"workload": "VAE training step 784-400-20, batch 128", "peer": name, "torch": torch.__version__}
+        result = {
+            "workload": "VAE training step 784-400-20, batch 128",
+            "peer": name,
+            "torch": torch.__version__,
+        }
         result |= {"milliseconds": round(1e3 * statistics.median(times[5:]), 2)}
-        print(json.dumps(result | {"gmlib / peer": round(middle, 3), "quartiles": [round(low, 3), round(high, 3)]}))
+        print(
+            json.dumps(
+                result | {"gmlib / peer": round(middle, 3), "quartiles": [round(low, 3), round(high, 3)]}
+            )
+        )
 
 
 if __name__ == "__main__":

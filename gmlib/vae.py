@@ -6,10 +6,10 @@ from abc import ABC, abstractmethod
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.distributions import Bernoulli, LowRankMultivariateNormal, Normal
+from torch.distributions import LowRankMultivariateNormal, Normal
 from torch.nn import functional as F
 
-from gmlib.base import Density, Sampler, Trainable, require_points
+from gmlib.base import Density, Sampler, Trainable, require_count, require_no_condition, require_points
 from gmlib.divergences import gaussian_kl_to_standard
 from gmlib.nn import bernoulli, categorical, normal
 
@@ -61,7 +61,8 @@ class BernoulliLikelihood(Likelihood):
 class GaussianLikelihood(Likelihood):
     r"""Independent Gaussian pixels of one standard deviation sigma; the decoder gives their means.
 
-    .. math:: \log p(x \mid z) = -\sum_d \frac{(x_d - m_d(z))^2}{2 \sigma^2} + \log \sigma + \tfrac12 \log 2\pi
+    .. math:: \log p(x \mid z) = -\sum_d \left(
+        \frac{(x_d - m_d(z))^2}{2 \sigma^2} + \log \sigma + \tfrac12 \log 2\pi \right)
 
     Args:
         sigma: a positive number; or "learned", a parameter trained with the networks; or "optimal",
@@ -91,7 +92,8 @@ class GaussianLikelihood(Likelihood):
         if self.optimal and self.training:
             log_sigma = 0.5 * (x - outputs).square().mean().log()
             self.log_sigma.copy_(log_sigma.detach())
-        return Normal(outputs, log_sigma.exp()).log_prob(x).sum(-1)
+        # unvalidated, so that a loss which is not finite is caught where the step is known
+        return Normal(outputs, log_sigma.exp(), validate_args=False).log_prob(x).sum(-1)
 
     def mean(self, outputs):
         return outputs
@@ -140,7 +142,8 @@ class CategoricalLikelihood(Likelihood):
 class VAE(Trainable, Sampler):
     r"""Latent-variable model x <- z ~ N(0, I_M) with a Gaussian recognition model of z.
 
-    .. math:: \operatorname{ELBO}(x) = \log p_\theta(x \mid z) - \mathrm{KL}(q_\phi(z \mid x) \,\|\, \mathcal N(0, I)),
+    .. math:: \operatorname{ELBO}(x) = \log p_\theta(x \mid z)
+        - \mathrm{KL}(q_\phi(z \mid x) \,\|\, \mathcal N(0, I)),
         \quad z = \mu_\phi(x) + \sigma_\phi(x) \, \varepsilon, \quad \varepsilon \sim \mathcal N(0, I)
 
     One draw of z for each x: an unbiased estimate of a lower bound on log p(x), in nats. It is no
@@ -163,11 +166,18 @@ class VAE(Trainable, Sampler):
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module, likelihood: Likelihood):
         super().__init__()
+        for network in (encoder, decoder):
+            if not hasattr(network, "inputs") or not hasattr(network, "outputs"):
+                raise ValueError(
+                    f"{type(self).__name__} needs networks that state their `inputs` and `outputs`, "
+                    f"as gmlib.nn.MLP does, got {type(network).__name__}."
+                )
         self.dim, self.latent = encoder.inputs - self.classes, decoder.inputs - self.classes
         needed = (2 * self.latent, self.dim * likelihood.per_coordinate)
         if min(self.dim, self.latent) < 1 or (encoder.outputs, decoder.outputs) != needed:
             raise ValueError(
-                f"{type(self).__name__} needs an encoder with {needed[0]} outputs and a decoder with {needed[1]}, "
+                f"{type(self).__name__} needs an encoder with {needed[0]} outputs "
+                f"and a decoder with {needed[1]}, "
                 f"got {encoder.outputs} and {decoder.outputs}."
             )
         self.encoder, self.decoder, self.likelihood = encoder, decoder, likelihood
@@ -187,7 +197,7 @@ class VAE(Trainable, Sampler):
 
     def elbo(
         self, x: Float[Tensor, "N D"], condition: Tensor | None = None, *, rng: torch.Generator | None = None
-    ) -> Float[Tensor, "N"]:
+    ) -> Float[Tensor, " N"]:
         """The bound from one draw of z for each x, in nats; the KL term in closed form."""
         mu, sigma = self.encode(x, condition)
         z = mu + sigma * normal(mu.shape, rng, like=mu)
@@ -201,7 +211,7 @@ class VAE(Trainable, Sampler):
         condition: Tensor | None = None,
         *,
         rng: torch.Generator | None = None,
-    ) -> Float[Tensor, "N"]:
+    ) -> Float[Tensor, " N"]:
         """The importance-weighted estimate of log p(x) from k draws, in nats; in expectation a lower bound.
 
         Raises:
@@ -221,8 +231,7 @@ class VAE(Trainable, Sampler):
 
     @torch.no_grad()
     def sample(self, n, condition=None, *, rng=None):
-        if n < 1:
-            raise ValueError(f"{type(self).__name__}.sample needs n >= 1, got {n}.")
+        require_count(n, type(self).__name__)
         z = normal((n, self.latent), rng, like=next(self.decoder.parameters()))
         return self.likelihood.sample(self.decoder(self._join(z, condition)), rng)
 
@@ -233,8 +242,7 @@ class VAE(Trainable, Sampler):
         return log_p_x + (Normal(0, 1).log_prob(z) - Normal(mu, sigma).log_prob(z)).sum(-1)
 
     def _join(self, inputs, condition):
-        if condition is not None:
-            raise ValueError("VAE takes no condition; ConditionalVAE does.")
+        require_no_condition(condition, type(self).__name__)
         return inputs
 
 
@@ -252,24 +260,28 @@ class ConditionalVAE(VAE):
         ValueError: if the condition is missing, of another length, or not a class.
 
     Source: Sohn, Lee and Yan (2015), Learning Structured Output Representation using Deep Conditional
-    Generative Models, section 4.1. Departs from it: the prior of z does not depend on y.
+    Generative Models, section 4. Departs from it: the prior of z does not depend on y.
     """
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module, likelihood: Likelihood, classes: int):
         self.classes = classes
         super().__init__(encoder, decoder, likelihood)
 
-    def _join(self, inputs: Float[Tensor, "*k N I"], condition: Int[Tensor, "N"] | None):
+    def _join(self, inputs: Float[Tensor, "*k N I"], condition: Int[Tensor, " N"] | None):
         if condition is None or condition.shape != inputs.shape[-2:-1]:
             got = "none" if condition is None else f"shape {tuple(condition.shape)}"
-            raise ValueError(f"ConditionalVAE needs one condition for each of {inputs.shape[-2]} rows, got {got}.")
+            raise ValueError(
+                f"ConditionalVAE needs one condition for each of {inputs.shape[-2]} rows, got {got}."
+            )
         if condition.is_floating_point() or condition.min() < 0 or condition.max() >= self.classes:
-            raise ValueError(f"ConditionalVAE needs whole classes from 0 to {self.classes - 1}, got {condition}.")
+            raise ValueError(
+                f"ConditionalVAE needs whole classes from 0 to {self.classes - 1}, got {condition}."
+            )
         one_hot = F.one_hot(condition, self.classes).to(inputs)
         return torch.cat([inputs, one_hot.expand(*inputs.shape[:-1], -1)], -1)
 
 
-def iwae_bound(log_w: Float[Tensor, "k N"]) -> Float[Tensor, "N"]:
+def iwae_bound(log_w: Float[Tensor, "k N"]) -> Float[Tensor, " N"]:
     r"""The importance-weighted bound from k log-weights log p(x, z_i) - log q(z_i | x), in nats.
 
     .. math:: \log \frac1k \sum_{i=1}^k w_i
@@ -311,10 +323,11 @@ class ProbabilisticPCA(Density):
     def maximum_likelihood(cls, x: Float[Tensor, "N D"], latent: int) -> "ProbabilisticPCA":
         r"""The maximum-likelihood fit: W spans the leading eigenvectors of the covariance of x.
 
-        .. math:: W = U_M (\Lambda_M - \sigma^2 I)^{1/2}, \quad \sigma^2 = \frac{1}{D - M} \sum_{d > M} \lambda_d
+        .. math:: W = U_M (\Lambda_M - \sigma^2 I)^{1/2},
+            \quad \sigma^2 = \frac{1}{D - M} \sum_{d > M} \lambda_d
         """
-        model = cls(x.shape[-1], latent).to(x)
-        require_points(x, x.shape[-1], "ProbabilisticPCA.maximum_likelihood")
+        require_points(x, None, "ProbabilisticPCA.maximum_likelihood")
+        model = cls(x.shape[1], latent).to(x)
         eigenvalues, vectors = torch.linalg.eigh(torch.cov(x.T, correction=0))  # ascending
         variance = eigenvalues[:-latent].mean()
         if variance <= 0:
@@ -343,5 +356,7 @@ class ProbabilisticPCA(Density):
 
     @torch.no_grad()
     def sample(self, n, condition=None, *, rng=None):
+        require_count(n, "ProbabilisticPCA")
+        require_no_condition(condition, "ProbabilisticPCA")
         z = normal((n, self.W.shape[1]), rng, like=self.W)
         return z @ self.W.T + self.mu + self.log_sigma.exp() * normal((n, len(self.mu)), rng, like=self.W)

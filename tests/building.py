@@ -7,6 +7,7 @@ from pathlib import Path
 from shutil import copytree
 
 ROOT = Path(__file__).resolve().parents[1]
+SITE = ROOT / "_build" / "html"
 FAULT = re.compile(r"^(\S+?):(\d+): (?:ERROR|WARNING): (.+)$", re.MULTILINE)
 
 

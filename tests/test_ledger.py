@@ -112,7 +112,13 @@ def test_a_figure_is_part_of_the_page(good):
 
 def test_the_ledger_counts(good):
     text = re.sub(r"<[^>]+>", "", page(good, "ledger"))
-    for total in ("2 equations", "1 definitions", "4 checks that ran", "2 of 3 claims shown", "1 of 1 errata answered"):
+    for total in (
+        "2 equations",
+        "1 definitions",
+        "4 checks that ran",
+        "2 of 3 claims shown",
+        "1 of 1 errata answered",
+    ):
         assert total in text
 
 

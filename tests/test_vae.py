@@ -275,3 +275,13 @@ def test_the_linear_vae_reaches_ppca():
     draws = torch.stack([model.elbo(x, rng=generator(i)).mean() for i in range(200)]).detach()
     error = draws.std().item() / 200**0.5
     assert best - 0.02 < draws.mean().item() < best + 4 * error
+
+
+@pytest.mark.parametrize("sigma", [0.5, "learned", "optimal"])
+def test_a_diverging_gaussian_vae_names_the_step(sigma):
+    torch.manual_seed(0)
+    model = VAE(MLP(3, (), 4), MLP(2, (), 3), GaussianLikelihood(sigma))
+    with torch.no_grad():
+        model.decoder[0].weight.fill_(torch.nan)
+    with pytest.raises(FloatingPointError, match="VAE loss is nan at step 1"):
+        fit(model, torch.randn(10, 3, generator=generator()), steps=2, batch_size=5, lr=0.1, rng=generator())

@@ -1,1 +1,1 @@
-"""The saboteur: breaks the book and its package in one place at a time, and demands that something goes red."""
+"""The saboteur: breaks the book and its package in one place at a time; each time something must go red."""

@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 
 from gmlib import check
 
-NEAR = 6  # cells
+NEAR, AFTER = 16, 2  # cells that are executed after a broken one: at most, and once something is red
 KINDS = ("equal", "estimate", "bound", "limit", "optimum", "refute", "reached", "exercise")
 
 
@@ -21,17 +21,17 @@ class Cell(NamedTuple):
 
     source: str
     checked: bool
-    figure: bool
 
 
 def cells(path: Path) -> list[Cell]:
-    """The code cells of a chapter. Figures, trainings and wrong stubs are executed but not broken."""
+    """The code cells of a chapter. Figures, trainings, outcomes and wrong stubs are executed, not broken."""
     found = []
     for cell in jupytext.read(path).cells:
         if cell.cell_type == "code":
             tags, figure = cell.metadata.get("tags", []), "mystnb" in cell.metadata
-            stub = "your turn" in cell.source
-            found.append(Cell(_plain(cell.source), not (figure or stub or {"train", "remove-cell"} & set(tags)), figure))
+            outcome = "your turn" in cell.source or "check.reached" in cell.source
+            checked = not (figure or outcome or {"train", "remove-cell"} & set(tags))
+            found.append(Cell(_plain(cell.source), checked))
     return found
 
 
@@ -85,12 +85,14 @@ def namespace() -> dict:
 
 
 def run_on(codes: list, start: int, broken, names: dict, recorder: Recorder) -> dict:
-    """Executes a broken cell and, as long as nothing is red, a few after it: a fault must show where it is."""
-    for code in [broken, *codes[start + 1 : start + 1 + NEAR]]:
+    """Executes a broken cell and a few after it: a fault must show near where it is."""
+    left = NEAR
+    for code in [broken, *codes[start + 1 :]]:
+        if left < 0:
+            break
         try:
             execute(code, names)
         except Exception as error:
             return {"failed": recorder.failed, "error": repr(error)[:200]}
-        if recorder.failed:
-            return {"failed": recorder.failed}
-    return {"failed": []}
+        left = min(left, AFTER if recorder.failed else NEAR) - 1
+    return {"failed": recorder.failed}

@@ -6,9 +6,27 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 OPERATORS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.Pow: ast.Mult}
-REDUCTIONS = {"sum": "mean", "mean": "sum", "logsumexp": "sum", "cumsum": "cumprod", "amax": "amin", "amin": "amax"}
+REDUCTIONS = {
+    "sum": "mean",
+    "mean": "sum",
+    "logsumexp": "sum",
+    "cumsum": "cumprod",
+    "amax": "amin",
+    "amin": "amax",
+}
 DROPPED = {"exp", "log", "square", "sqrt", "softplus", "sigmoid", "log_softmax", "softmax", "detach"}
-AXIS = {*REDUCTIONS, *DROPPED, "chunk", "cat", "stack", "unsqueeze", "squeeze", "gather", "unflatten", "flatten"}
+AXIS = {
+    *REDUCTIONS,
+    *DROPPED,
+    "chunk",
+    "cat",
+    "stack",
+    "unsqueeze",
+    "squeeze",
+    "gather",
+    "unflatten",
+    "flatten",
+}
 DRAWS = {"randn", "rand", "randint", "linspace", "arange", "sample", "manual_seed", "normal", "uniform"}
 BESIDE_THE_POINT = {"source", "within", "below", "tolerance", "steps", "batch_size", "lr", "width", "height"}
 
@@ -25,7 +43,7 @@ class Mutant(NamedTuple):
         return f"{self.where}: {self.what}"
 
 
-def mutants(source: str, where: str) -> Iterator[Mutant]:
+def mutants(source: str, where: str, leave: frozenset[str] = frozenset()) -> Iterator[Mutant]:
     """Every single fault of this code; `where` is its file, and the line is added.
 
     What only chooses random inputs is left alone, as other inputs prove as much; so are the wrong version in
@@ -33,14 +51,16 @@ def mutants(source: str, where: str) -> Iterator[Mutant]:
     """
     tree = ast.parse(source)
     for index, node in enumerate(_sites(tree)):
-        for what, change in _changes(node):
+        for what, change in () if _called(node) in leave else _changes(node):
             broken = copy.deepcopy(tree)
             site = _sites(broken)[index]
             change(site)
             before, after = ast.unparse(node), ast.unparse(site)
             if before != after:
                 line = source.splitlines()[node.lineno - 1].strip()
-                yield Mutant(where, f"`{line}`, {what}: {before} -> {after}", ast.fix_missing_locations(broken))
+                yield Mutant(
+                    where, f"`{line}`, {what}: {before} -> {after}", ast.fix_missing_locations(broken)
+                )
 
 
 def _sites(tree: ast.AST) -> list[ast.AST]:
@@ -50,7 +70,9 @@ def _sites(tree: ast.AST) -> list[ast.AST]:
     def visit(node: ast.AST) -> None:
         found.append(node)
         for name, value in ast.iter_fields(node):
-            if name in ("annotation", "returns", "decorator_list", "bases", "args") and not isinstance(node, ast.Call):
+            if name in ("annotation", "returns", "decorator_list", "bases", "args") and not isinstance(
+                node, ast.Call
+            ):
                 continue
             if isinstance(node, ast.Raise | ast.JoinedStr) or name == "msg":
                 continue
@@ -63,16 +85,22 @@ def _sites(tree: ast.AST) -> list[ast.AST]:
 
 
 def _changes(node: ast.AST):
-    if isinstance(node, ast.BinOp) and not _draws(node):
+    if (isinstance(node, ast.BinOp) and not _draws(node)) or isinstance(node, ast.AugAssign):
         yield from _operator(node)
-    elif isinstance(node, ast.AugAssign):
-        yield from _operator(node)
-    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) and not isinstance(node.operand, ast.Constant):
+    elif (
+        isinstance(node, ast.UnaryOp)
+        and isinstance(node.op, ast.USub)
+        and not isinstance(node.operand, ast.Constant)
+    ):
         yield "sign", lambda n: setattr(n, "op", ast.UAdd())
     elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
         yield from _call(node)
     elif isinstance(node, ast.Subscript) and _is_int(node.slice):
         yield "index", lambda n: setattr(n, "slice", ast.Constant(1 if ast.literal_eval(n.slice) == 0 else 0))
+
+
+def _called(node: ast.AST) -> str:
+    return getattr(node.func, "attr", "") if isinstance(node, ast.Call) else ""
 
 
 def _operator(node):
@@ -90,7 +118,12 @@ def _call(node):
     if name in AXIS and is_method:
         for i, argument in enumerate(node.args):
             if _is_int(argument) and not (name == "chunk" and i == 0):
-                yield "axis", lambda n, i=i: n.args.__setitem__(i, ast.Constant(0 if ast.literal_eval(n.args[i]) else -1))
+                yield (
+                    "axis",
+                    lambda n, i=i: n.args.__setitem__(
+                        i, ast.Constant(0 if ast.literal_eval(n.args[i]) else -1)
+                    ),
+                )
 
 
 def _become(node: ast.Call, other: ast.expr) -> None:
@@ -99,7 +132,9 @@ def _become(node: ast.Call, other: ast.expr) -> None:
 
 
 def _draws(node: ast.AST) -> bool:
-    names = (getattr(n.func, "attr", getattr(n.func, "id", "")) for n in ast.walk(node) if isinstance(n, ast.Call))
+    names = (
+        getattr(n.func, "attr", getattr(n.func, "id", "")) for n in ast.walk(node) if isinstance(n, ast.Call)
+    )
     return any(name in DRAWS for name in names)
 
 

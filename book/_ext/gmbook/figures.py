@@ -31,7 +31,12 @@ def inline(text, name, alt):
             element.set(key, paint(round_off(key, value)))
     width = float(re.match(r"[\d.]+", root.attrib.pop("width"))[0])
     del root.attrib["height"]
-    root.attrib |= {"role": "img", "aria-label": alt, "class": "figure", "style": f"width:{width / 12:.4g}rem"}
+    root.attrib |= {
+        "role": "img",
+        "aria-label": alt,
+        "class": "figure",
+        "style": f"width:{width / 12:.4g}rem",
+    }
     return ElementTree.tostring(root, encoding="unicode")
 
 
@@ -43,7 +48,12 @@ def drop(root, tag):
 
 def rename(root, name):
     """Number the ids that something refers to, drop all others."""
-    used = {m[2] for element in root.iter() for value in element.attrib.values() for m in REFERENCE.finditer(value)}
+    used = {
+        m[2]
+        for element in root.iter()
+        for value in element.attrib.values()
+        for m in REFERENCE.finditer(value)
+    }
     names = dict(zip(sorted(used), (f"{name}-{number}" for number in count()), strict=False))
     for element in root.iter():
         if (old := element.attrib.pop("id", None)) in names:

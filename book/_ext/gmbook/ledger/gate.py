@@ -11,7 +11,7 @@ logger = logging.getLogger(__name__)
 NOTATION = "book/notation"
 EQUALITIES = {"equal", "estimate", "bound", "limit", "optimum"}
 TARGETS = {"refute": ("err-",), "reached": ("fig-", "tab-"), "exercise": ("ex-",)}
-TARGETS |= {kind: ("eq-", "err-") for kind in EQUALITIES}
+TARGETS |= dict.fromkeys(EQUALITIES, ("eq-", "err-"))
 
 
 class LedgerError(SphinxError):

@@ -6,6 +6,7 @@ from docutils import nodes
 
 from .pages import LINE, streams
 
+
 def beside_equation(equation, checks):
     refuted = equation["label"].startswith("err-")
     mark, verb = ("✗", "refuted") if refuted else ("✓", "checked")

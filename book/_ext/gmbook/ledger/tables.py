@@ -59,7 +59,8 @@ class Writer:
             "errata answered": f"{sum(bool(c.shown_by) for c in errata)} of {len(errata)}",
         }
         items = [
-            nodes.list_item("", *cell(nodes.strong("", str(count)), f" {name}")) for name, count in figures.items()
+            nodes.list_item("", *cell(nodes.strong("", str(count)), f" {name}"))
+            for name, count in figures.items()
         ]
         return [nodes.bullet_list("", *items, classes=["ledger-totals"])]
 
@@ -74,7 +75,9 @@ class Writer:
             for label in page.equations:
                 words = dict.fromkeys(check.words for check in page.checks_of(label))
                 checks = [part for w in words for part in cell(self.link(w, name, f"check-{label}"))]
-                rows.append([cell(self.to(label)), cell(nodes.literal("", label)), checks or cell("definition")])
+                rows.append(
+                    [cell(self.to(label)), cell(nodes.literal("", label)), checks or cell("definition")]
+                )
         return [table(["number", "label", "shown by"], rows, "equations")]
 
     def stated(self, claim):
@@ -85,7 +88,11 @@ class Writer:
         parts = []
         for source, kind in self.app.claim_sources.items():
             rows = [
-                [cell(nodes.inline("", claim.id, ids=[f"claim-{claim.id}"])), self.stated(claim), self.shown_by(claim)]
+                [
+                    cell(nodes.inline("", claim.id, ids=[f"claim-{claim.id}"])),
+                    self.stated(claim),
+                    self.shown_by(claim),
+                ]
                 for claim in self.claims
                 if claim.source == source
             ]

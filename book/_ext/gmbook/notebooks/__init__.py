@@ -56,7 +56,9 @@ def text_only(output):
 def code_cell(cell, hidden):
     tags = [tag for tag in cell.metadata.get("tags", []) if tag not in {"hide-input", "remove-cell"}]
     metadata = ({"tags": tags} if tags else {}) | (FOLDED if hidden else {})
-    return new_code_cell(cell.source, metadata=metadata, outputs=[text_only(output) for output in cell.outputs])
+    return new_code_cell(
+        cell.source, metadata=metadata, outputs=[text_only(output) for output in cell.outputs]
+    )
 
 
 def cells(app, doctree, docname):

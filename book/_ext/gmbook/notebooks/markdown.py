@@ -33,7 +33,9 @@ class Markdown:
         for kind in type(node).__mro__:
             if method := getattr(self, kind.__name__, None):
                 return method(node, *args)
-        raise NotImplementedError(f"{node.source}:{node.line}: {type(node).__name__} has no form in a notebook")
+        raise NotImplementedError(
+            f"{node.source}:{node.line}: {type(node).__name__} has no form in a notebook"
+        )
 
     def inline(self, node):
         return "".join(self.visit(child) for child in visible(node))
@@ -128,7 +130,9 @@ class Markdown:
         pieces = []
         for piece in joined(self.blocks(content)):
             if isinstance(piece, str):
-                pieces.append(f"<details>\n<summary><b>{title.astext()}</b></summary>\n\n{piece}\n\n</details>")
+                pieces.append(
+                    f"<details>\n<summary><b>{title.astext()}</b></summary>\n\n{piece}\n\n</details>"
+                )
             else:
                 pieces.append(CodeCell(piece.index, hidden=True))
         return pieces
