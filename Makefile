@@ -22,7 +22,7 @@ $(READY): requirements.lock pyproject.toml
 	@touch $@
 
 book: $(READY)  ## execute every chapter and build the site
-	@$(BIN)/jupyter-book build . --all -W -n --keep-going --quiet
+	@$(BIN)/jupyter-book build . --all -W -n --keep-going --quiet >/dev/null
 	@echo "The book: $(CURDIR)/_build/html/index.html"
 
 notebooks: book  ## write the .ipynb beside each chapter

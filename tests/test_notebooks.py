@@ -8,6 +8,8 @@ import nbformat
 import pytest
 import yaml
 from building import ROOT, build
+from gmbook.notebooks import code_cell
+from nbformat.v4 import new_code_cell, new_output
 
 CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]
 NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
@@ -83,7 +85,7 @@ def test_the_forms_of_the_page_survive(notebook):
         "[Shannon, 1948](https://ORG.github.io/REPO/book/references.html#",
         "*Fig. 3.1.* A line, read from left to right: [(3.2)]",
         "> **Exercise 3.1 (Turn it round)**",
-        "<details>\n<summary><b>Solution to Exercise 3.1 (Turn it round)</b></summary>\n\nDivide:\n\n</details>",
+        "<summary><b>Solution to Exercise 3.1 (Turn it round)</b></summary>\n\nDivide:\n\n</details>",
         "| bit | $\\ln 2$ |",
         "> A note with *emphasis*, **weight**, `code` and a [link](",
         "## 3.1 What to do",
@@ -96,6 +98,12 @@ def test_hidden_cells_are_folded(notebook):
     for first in ("import sys", "class check:", "from IPython.display import SVG", "turned = 1"):
         assert code[first]["cellView"] == "form"
     assert "cellView" not in code["turned = None"]
+
+
+def test_what_a_cell_printed_is_one_output_however_it_arrived():
+    arrived = [new_output("stream", name="stdout", text=text) for text in ("one\n", "two\n")]
+    (output,) = code_cell(new_code_cell("", outputs=arrived), hidden=False).outputs
+    assert output.text == "one\ntwo\n"
 
 
 def test_two_builds_write_the_same_bytes(book, tmp_path):

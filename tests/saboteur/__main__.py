@@ -98,6 +98,8 @@ def _verdicts(codes: list) -> dict[str, str]:
 def module_mutants(paths, tally: Tally, children: Children) -> None:
     """Breaks each line of a module of derivations; its tests look, then the chapters."""
     for module, tests in TESTS.items():
+        children.finish()
+        _require_green(module, tests)
         file = modules.ROOT / f"{module.replace('.', '/')}.py"
         source = file.read_text()
         for mutant in [*mutants.mutants(source, file.name), *_hand_picked(module, source)]:
@@ -111,6 +113,21 @@ def module_mutants(paths, tally: Tally, children: Children) -> None:
 
             children.start(work, lambda result, name=mutant.name: tally.record(name, result))
     children.finish()
+
+
+def _require_green(module: str, tests: list[str]) -> None:
+    """A test that is red without any fault would kill everything."""
+    source, found = (modules.ROOT / f"{module.replace('.', '/')}.py").read_text(), []
+
+    def work():
+        modules.break_module(module, ast.parse(source))
+        return modules.red_tests(tests)
+
+    child = Children()
+    child.start(work, found.append)
+    child.finish()
+    if found != [{"failed": []}]:
+        sys.exit(f"{module} is red without any fault: {found}")
 
 
 def _hand_picked(module: str, source: str):

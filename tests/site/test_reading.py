@@ -3,6 +3,8 @@
 import re
 
 import pytest
+import yaml
+from building import ROOT
 
 CHAPTER = "08-variational-autoencoders"
 
@@ -52,3 +54,14 @@ def test_figures_take_the_colour_of_the_theme(open_page, name_):
     light = page.evaluate(ink)
     page.evaluate("document.documentElement.dataset.theme = 'dark'")
     assert page.evaluate(ink) != light
+
+
+def test_the_colab_button_opens_a_notebook_that_exists(open_page):
+    page = open_page(CHAPTER)
+    address = page.locator(".dropdown-launch-buttons a").first.get_attribute("href")
+    repository = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]
+    owner_and_name = repository["url"].removeprefix("https://github.com/")
+    start = f"https://colab.research.google.com/github/{owner_and_name}/blob/{repository['branch']}/"
+    assert address.startswith(start)
+    assert (ROOT / address.removeprefix(start)).suffix == ".ipynb"
+    assert (ROOT / address.removeprefix(start)).exists()

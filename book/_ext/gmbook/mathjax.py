@@ -1,4 +1,4 @@
-"""MathJax from the `sphinx-mathjax-offline` wheel: one script, its fonts and three extensions, nothing else."""
+"""MathJax from the `sphinx-mathjax-offline` wheel: one script, its fonts and three extensions."""
 
 from importlib.util import find_spec
 from pathlib import Path

@@ -14,7 +14,7 @@ class model_map(nodes.General, nodes.Element):
 
 
 class ModelMap(SphinxDirective):
-    """A caption, and families in YAML: `family`, `about`, `wide`, `models` (`chapter`, `name`, `idea`, `icon`: a path)."""
+    """A caption; then families in YAML, each with its models, whose `icon` is the path of an SVG."""
 
     has_content = True
     required_arguments = 1

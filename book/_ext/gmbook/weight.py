@@ -1,4 +1,4 @@
-"""Take out what the theme ships and no page needs: 2 MB of icon script and fonts (see icons.css), source maps."""
+"""Take out what the theme ships and no page needs: 2 MB of icons (see icons.css) and source maps."""
 
 from pathlib import Path
 

@@ -1,6 +1,6 @@
 """Each chapter as a notebook for Colab and for replay: plain Markdown, the code, its text outputs.
 
-A build of the book writes them to `_build/notebooks`; `python -m gmbook.notebooks` puts them beside the chapters.
+A build writes them to `_build/notebooks`; `python -m gmbook.notebooks` puts them beside the chapters.
 """
 
 import hashlib
@@ -10,9 +10,10 @@ from urllib.parse import urljoin
 
 import nbformat
 from jupyter_cache import get_cache
+from myst_nb.core.utils import coalesce_streams
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from .markdown import Break, CodeCell, Markdown, joined
+from .markdown import CodeCell, Markdown, joined
 
 INSTALL = """\
 import sys
@@ -56,9 +57,8 @@ def text_only(output):
 def code_cell(cell, hidden):
     tags = [tag for tag in cell.metadata.get("tags", []) if tag not in {"hide-input", "remove-cell"}]
     metadata = ({"tags": tags} if tags else {}) | (FOLDED if hidden else {})
-    return new_code_cell(
-        cell.source, metadata=metadata, outputs=[text_only(output) for output in cell.outputs]
-    )
+    outputs = [text_only(output) for output in coalesce_streams(cell.outputs)]
+    return new_code_cell(cell.source, metadata=metadata, outputs=outputs)
 
 
 def cells(app, doctree, docname):

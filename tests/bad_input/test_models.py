@@ -35,7 +35,7 @@ BATCHES = [
     (GOOD * torch.nan, "finite x, got NaN"),
     (GOOD / 0, "finite x"),
     (GOOD + 0.1, r"\[0, 1\], got values from 0.1 to 1.1"),
-    (GOOD - 2 * GOOD[:1], r"[[]0, 1[]], got values from -1 to 1"),
+    (GOOD - 2 * GOOD[:1], r"\[0, 1\], got values from -2 to 1"),
 ]
 
 
