@@ -7,7 +7,7 @@ PORT ?= 8000
 export PYTHONPATH := $(CURDIR)/book/_ext
 
 .DEFAULT_GOAL := help
-.PHONY: help book notebooks test test-fast lint serve clean
+.PHONY: help book notebooks test test-fast sabotage lint serve clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -36,6 +36,9 @@ test: test-fast book  ## all tests: also the notebooks, replayed, and the site i
 	@$(BIN)/python -m gmbook.notebooks --check
 	@$(BIN)/pytest -q --nbval --nbval-current-env --nbval-cell-timeout 300 book
 	@$(BIN)/pytest -q tests/site
+
+sabotage: $(READY)  ## break the chapters and the package in one place after the other: something must go red
+	@$(BIN)/python -m tests.saboteur
 
 lint: $(READY)  ## ruff and the direction of imports
 	@$(BIN)/ruff check

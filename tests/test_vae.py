@@ -66,6 +66,11 @@ def test_elbo_is_reconstruction_minus_divergence(vae):
     torch.testing.assert_close(vae.loss(STATES, rng=generator()), -expected.mean())
 
 
+def test_the_encoder_puts_out_log_variances(vae):
+    mu, sigma = vae.encode(STATES)
+    torch.testing.assert_close(vae.encoder(STATES), torch.cat([mu, sigma.square().log()], -1))
+
+
 def test_log_evidence_is_elbo_plus_gap(vae):
     """The mean of many ELBO draws lies below log p(x) by the divergence from q to the true posterior."""
     x = STATES[3:4]

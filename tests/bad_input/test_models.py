@@ -95,7 +95,9 @@ def test_widths_that_do_not_fit(encoder, decoder):
 
 
 def test_networks_that_do_not_state_their_widths():
-    with pytest.raises(ValueError, match="state their `inputs` and `outputs`, as gmlib.nn.MLP does, got Linear"):
+    with pytest.raises(
+        ValueError, match=r"state their `inputs` and `outputs`, as gmlib.nn.MLP does, got Linear"
+    ):
         VAE(nn.Linear(3, 4), MLP(2, (), 3), BernoulliLikelihood())
 
 

@@ -50,5 +50,8 @@ def red_tests(tests: list[str]) -> dict:
                 self.failed = f"import of {report.nodeid}"
 
     first = First()
-    code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning", *tests], plugins=[first])
+    code = pytest.main(
+        ["-x", "-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning", *tests],
+        plugins=[first],
+    )
     return {"failed": [first.failed or f"pytest {code!r}"] if code != 0 else []}
