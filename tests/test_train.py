@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 import textwrap
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
+import gmlib.train
 from gmlib.base import Trainable
 from gmlib.nn import MLP, normal
 from gmlib.train import TrainState, fit
@@ -486,3 +488,19 @@ def test_the_model_comes_home_after_an_error():
     with pytest.raises(ZeroDivisionError):
         train(model, each=lambda step, loss: 1 / 0)
     assert not model.training
+
+
+@pytest.mark.parametrize(
+    ("kernel", "terminal", "watched"),
+    [
+        (None, True, True),
+        (None, False, False),
+        (SimpleNamespace(_allow_stdin=True), False, True),  # a notebook that a person has open
+        (SimpleNamespace(_allow_stdin=False), True, False),  # one that a program executes
+    ],
+)
+def test_a_progress_bar_is_shown_to_people_only(monkeypatch, kernel, terminal, watched):
+    shell = SimpleNamespace(kernel=kernel) if kernel else None
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+    assert gmlib.train._is_watched() is watched
