@@ -29,13 +29,13 @@ notebooks: book  ## write the .ipynb beside each chapter
 	@$(BIN)/python -m gmbook.notebooks
 
 test-fast: $(READY)  ## the tests of the package and of the tools, without chapters
-	@$(BIN)/pytest -q $(SHAPES) tests --ignore tests/bad_input --ignore tests/site
+	@$(BIN)/pytest -q $(SHAPES) tests --ignore tests/bad_input --ignore tests/colab --ignore tests/site
 	@$(BIN)/pytest -q tests/bad_input
 
-test: test-fast book  ## all tests: also the notebooks, replayed, and the site in a browser
+test: test-fast book  ## all tests: also the notebooks, replayed and as Colab meets them, and the site in a browser
 	@$(BIN)/python -m gmbook.notebooks --check
 	@$(BIN)/pytest -q --nbval --nbval-current-env --nbval-cell-timeout 300 book
-	@$(BIN)/pytest -q tests/site
+	@$(BIN)/pytest -q tests/colab tests/site
 
 sabotage: $(READY)  ## break the chapters and the package in one place after the other: something must go red
 	@$(BIN)/python -m tests.saboteur
