@@ -290,3 +290,19 @@ def test_a_diverging_gaussian_vae_names_the_step(sigma):
         model.decoder[0].weight.fill_(torch.nan)
     with pytest.raises(FloatingPointError, match="VAE loss is nan at step 1"):
         fit(model, torch.randn(10, 3, generator=generator()), steps=2, batch_size=5, lr=0.1, rng=generator())
+
+
+def test_the_optimal_sigma_that_is_kept_has_no_gradient():
+    torch.manual_seed(0)
+    model = VAE(MLP(3, (), 4), MLP(2, (), 3), GaussianLikelihood("optimal"))
+    fit(model, torch.randn(20, 3, generator=generator()), steps=3, batch_size=10, lr=0.01, rng=generator())
+    assert not model.likelihood.log_sigma.requires_grad
+
+
+def test_as_many_draws_as_asked_for(vae, monkeypatch):
+    seen = []
+    monkeypatch.setattr("gmlib.vae.iwae_bound", lambda log_w: seen.append(len(log_w)) or log_w[0])
+    with torch.no_grad():
+        for rows, k in [(32, 7), (2**18, 7), (2**18, 6)]:  # at once; three at a time, with one left and none
+            vae.log_prob_iw(STATES[:1].expand(rows, -1), k, rng=generator())
+    assert seen == [7, 7, 6]

@@ -45,8 +45,6 @@ class Tally:
 
     def record(self, name: str, result: dict) -> None:
         failed = result.get("failed", [])
-        if not result.get("failed") and not result.get("error"):
-            print("alive:", name, file=sys.stderr, flush=True)
         red = failed or [result.get("error") or ("hung" if result.get("hung") else "")]
         self.killers.setdefault(name, []).extend(filter(None, red))
         for check in failed:
