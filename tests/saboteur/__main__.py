@@ -1,6 +1,8 @@
-"""Breaks everything once. Prints what survived, each check's killers, and two totals; exits 1 unless clean.
+"""Breaks everything once. Prints what survived and two totals; exits 1 unless clean.
 
-python -m tests.saboteur [--table]
+python -m tests.saboteur [--only 08]
+
+writes _build/saboteur.txt: the faults that each check finds, and what finds each fault.
 """
 
 import os
@@ -20,14 +22,9 @@ import yaml
 from . import chapters, modules, mutants
 from .children import Children
 
-TESTS = {  # the fast tests of each module, most telling first
-    "gmlib.divergences": ["tests/test_divergences.py", "tests/test_vae.py"],
-    "gmlib.vae": ["tests/test_vae.py", "tests/laws", "tests/bad_input"],
-    "gmlib.base": ["tests/test_base.py", "tests/laws", "tests/bad_input"],
-    "gmlib.nn": ["tests/test_nn.py", "tests/laws"],
-}
 ONLY_GRADIENTS = frozenset({"detach"})  # a chapter's sides are values: it shows the same without
 HERE = modules.ROOT / "tests/saboteur"
+TABLE = modules.ROOT / "_build/saboteur.txt"
 
 
 class Tally:
@@ -43,6 +40,11 @@ class Tally:
     def is_equivalent(self, name: str) -> bool:
         return name in self.equivalent
 
+    def record_tests(self, name: str, result: dict) -> None:
+        if "error" in result:  # of the runner: a red test is no error
+            sys.exit(f"{name}\n{result['error']}")
+        self.record(name, result)
+
     def record(self, name: str, result: dict) -> None:
         failed = result.get("failed", [])
         red = failed or [result.get("error") or ("hung" if result.get("hung") else "")]
@@ -55,19 +57,22 @@ def chapter_mutants(path, tally: Tally, children: Children) -> dict[str, str]:
     """Breaks each cell of a chapter, in a child forked just before it; returns the chapter's checks."""
     cells = chapters.cells(path)
     codes = [chapters.compiled(cell) for cell in cells]
-    recorder = chapters.Recorder(verdicts := _verdicts(codes))
+    needed = chapters.needed(cells)
+    recorder = chapters.Recorder(verdicts := Children.one(lambda: _verdicts(codes)))
     names = chapters.namespace()
-    for i, cell in enumerate(cells):
+    for i, (cell, code) in enumerate(zip(cells, codes, strict=True)):
         for mutant in mutants.mutants(cell.source, path.name, ONLY_GRADIENTS) if cell.checked else ():
             if tally.is_equivalent(mutant.name):
                 tally.record(mutant.name, {"failed": []})
                 continue
 
             def work(i=i, mutant=mutant):
-                return chapters.run_on(codes, i, compile(mutant.tree, "cell", "exec"), names, recorder)
+                sound, broken = list(zip(cells, codes, strict=True))[i:], compile(mutant.tree, "cell", "exec")
+                return chapters.run_on(sound, needed[i:], broken, names, recorder)
 
             children.start(work, lambda result, name=mutant.name: tally.record(name, result))
-        chapters.execute(codes[i], names)
+        if needed[i]:
+            chapters.execute(code, names)
     children.finish()
     recorder.restore()
     if recorder.failed:
@@ -76,92 +81,73 @@ def chapter_mutants(path, tally: Tally, children: Children) -> dict[str, str]:
 
 
 def _verdicts(codes: list) -> dict[str, str]:
-    """What a sound chapter says, check by check, found in a child so that this process stays as it is."""
-    found: dict[str, str] = {}
-
-    def work():
-        recorder, names = chapters.Recorder(), chapters.namespace()
-        for code in codes:
-            chapters.execute(code, names)
-        return recorder.seen
-
-    child = Children()
-    child.start(work, found.update)
-    child.finish()
-    if "error" in found:
-        sys.exit(found["error"])
-    return found
+    """What a sound chapter says, check by check."""
+    recorder, names = chapters.Recorder(), chapters.namespace()
+    for code in codes:
+        chapters.execute(code, names)
+    return recorder.seen
 
 
-def module_mutants(paths, tally: Tally, children: Children) -> None:
-    """Breaks each line of a module of derivations; its tests look, then the chapters."""
-    for module, tests in TESTS.items():
-        children.finish()
-        _require_green(module, tests)
-        file = modules.ROOT / f"{module.replace('.', '/')}.py"
-        source = file.read_text()
-        for mutant in [*mutants.mutants(source, file.name), *_hand_picked(module, source)]:
+def module_mutants(tally: Tally, children: Children) -> None:
+    """Breaks each line of the modules of derivations; the tests that run it look."""
+    survey = modules.Survey(**Children.one(modules.survey))
+    for module in modules.MODULES:
+        source = modules.source_of(module).read_text()
+        sound = mutants.Mutant(f"{module}.py", "sound", ast.parse(source), range(0))
+        quick = survey.of(module, sound)[:20]
+        if Children.one(
+            lambda module=module, sound=sound, quick=quick: modules.red_test(module, sound.tree, quick)
+        )["failed"]:
+            sys.exit(f"{module} is red without any fault.")
+        for mutant in [*mutants.mutants(source, f"{module}.py"), *_hand_picked(module, source)]:
             if tally.is_equivalent(mutant.name):
                 tally.record(mutant.name, {"failed": []})
                 continue
 
-            def work(module=module, tests=tests, mutant=mutant):
-                modules.break_module(module, mutant.tree)
-                return modules.red_tests(tests)
+            def work(module=module, mutant=mutant):
+                return modules.red_test(module, mutant.tree, survey.of(module, mutant))
 
-            children.start(work, lambda result, name=mutant.name: tally.record(name, result))
+            children.start(work, lambda result, name=mutant.name: tally.record_tests(name, result))
     children.finish()
-
-
-def _require_green(module: str, tests: list[str]) -> None:
-    """A test that is red without any fault would kill everything."""
-    source, found = (modules.ROOT / f"{module.replace('.', '/')}.py").read_text(), []
-
-    def work():
-        modules.break_module(module, ast.parse(source))
-        return modules.red_tests(tests)
-
-    child = Children()
-    child.start(work, found.append)
-    child.finish()
-    if found != [{"failed": []}]:
-        sys.exit(f"{module} is red without any fault: {found}")
 
 
 def _hand_picked(module: str, source: str):
     for bug in yaml.safe_load((HERE / "bugs.yaml").read_text()):
-        if bug["module"] == module:
+        if bug["module"] == f"gmlib.{module}":
             if source.count(bug["code"]) != 1:
                 sys.exit(
                     f"bugs.yaml: {module} has {source.count(bug['code'])} times {bug['code']!r}, not once."
                 )
             tree = ast.parse(source.replace(bug["code"], bug["bug"]))
-            yield mutants.Mutant(f"{module.split('.')[-1]}.py", f"bug: {bug['name']}", tree)
+            first = source[: source.index(bug["code"])].count("\n") + 1
+            lines = range(first, first + bug["code"].count("\n") + 1)
+            yield mutants.Mutant(f"{module}.py", f"bug: {bug['name']}", tree, lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--table", action="store_true", help="print each check with what it killed")
     parser.add_argument("--only", default="", help="only files whose name contains this")
     arguments = parser.parse_args()
     matplotlib.use("agg")
     torch.set_num_threads(1)
     os.chdir(modules.ROOT)
     start, tally, children, checks = time.perf_counter(), Tally(), Children(), {}
-    paths = sorted((modules.ROOT / "book").glob("[0-9][0-9]-*.md"))
-    for path in paths:
+    for path in sorted((modules.ROOT / "book").glob("[0-9][0-9]-*.md")):
         if arguments.only in path.name:
             checks |= chapter_mutants(path, tally, children)
     if arguments.only in "gmlib":
-        module_mutants(paths, tally, children)
+        module_mutants(tally, children)
 
     survivors = [name for name, red in tally.killers.items() if not red and not tally.is_equivalent(name)]
     idle = [name for name in checks if not tally.kills[name] and "solved" not in checks[name]]
     idle = [name for name in idle if "reached" not in checks[name] and "not judged" not in checks[name]]
     stale = [] if arguments.only else [name for name in tally.equivalent if name not in tally.killers]
-    if arguments.table:
+    TABLE.parent.mkdir(exist_ok=True)
+    with TABLE.open("w") as table:
         for name in checks:
-            print(f"{len(tally.kills[name]):4d}  {name}  {next(iter(tally.kills[name]), '')}")
+            print(f"{name}: finds {len(tally.kills[name])}", *tally.kills[name], sep="\n    ", file=table)
+        for name, red in tally.killers.items():
+            print(f"{name}: found by", *(red or ["nothing"]), sep="\n    ", file=table)
     for title, rows in [
         ("survived", survivors),
         ("without a killer", idle),
@@ -169,11 +155,12 @@ def main() -> None:
     ]:
         for row in rows:
             print(f"{title}: {row}")
-    counted = len(tally.killers) - len(tally.equivalent) + len(stale)
+    equivalent = sum(map(tally.is_equivalent, tally.killers))
+    counted = len(tally.killers) - equivalent
     print(f"killed {counted - len(survivors)} of {counted} ({time.perf_counter() - start:.0f} s)")
-    print(f"equivalent, each with its reason: {len(tally.equivalent)}")
+    print(f"equivalent, each with its reason: {equivalent}")
     print(f"checks without a killer: {len(idle)}")
-    sys.exit(bool(survivors or idle or stale))
+    sys.exit(bool(survivors or idle or stale or not counted))
 
 
 main()

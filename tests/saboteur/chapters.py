@@ -1,9 +1,11 @@
 """Faults in the cells of a chapter, found by the chapter's own checks."""
 
+import ast
 import contextlib
 import functools
 import io
 import re
+import symtable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,10 +19,12 @@ KINDS = ("equal", "estimate", "bound", "limit", "optimum", "refute", "reached", 
 
 
 class Cell(NamedTuple):
-    """A code cell: its source, and whether its faults matter to the checks."""
+    """A code cell: whether its faults matter to the checks, what it reads, and what it makes or changes."""
 
     source: str
     checked: bool
+    reads: set[str]
+    makes: set[str]
 
 
 def cells(path: Path) -> list[Cell]:
@@ -31,8 +35,45 @@ def cells(path: Path) -> list[Cell]:
             tags, figure = cell.metadata.get("tags", []), "mystnb" in cell.metadata
             outcome = "your turn" in cell.source or "check.reached" in cell.source
             checked = not (figure or outcome or {"train", "remove-cell"} & set(tags))
-            found.append(Cell(_plain(cell.source), checked))
+            source = _plain(cell.source)
+            found.append(Cell(source, checked, *_reads_and_makes(source)))
     return found
+
+
+def _reads_and_makes(source: str) -> tuple[set[str], set[str]]:
+    """Names that a cell reads, and those it assigns or may change in place: `f(x)` on a line of its own."""
+    tables = [table := symtable.symtable(source, "cell", "exec")]
+    makes = {
+        symbol.get_name() for symbol in table.get_symbols() if symbol.is_assigned() or symbol.is_imported()
+    }
+    for inner in tables:
+        tables.extend(inner.get_children())
+    reads = {
+        symbol.get_name() for t in tables for symbol in t.get_symbols() if symbol.is_global() or t is table
+    }
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute | ast.Subscript) and isinstance(node.ctx, ast.Store):
+            makes.add(_base(node))
+        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+            makes.update(map(_base, [node.value.func, *node.value.args]))
+    return reads, makes - {"", "check", "print", "plot", "torch"}
+
+
+def _base(node: ast.AST) -> str:
+    """`model` for `model.encoder[0].weight`."""
+    while isinstance(node, ast.Attribute | ast.Subscript):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def needed(cells: list[Cell]) -> list[bool]:
+    """Whether a cell is broken itself or makes something that such a cell reads later."""
+    found, wanted = [], set()
+    for cell in reversed(cells):
+        found.append(cell.checked or bool(cell.makes & wanted))
+        if found[-1]:
+            wanted = (wanted - cell.makes) | cell.reads
+    return found[::-1]
 
 
 def _plain(source: str) -> str:
@@ -84,14 +125,20 @@ def namespace() -> dict:
     return {"_same": lambda x: x, "__name__": "__main__"}
 
 
-def run_on(codes: list, start: int, broken, names: dict, recorder: Recorder) -> dict:
-    """Executes a broken cell and a few after it: a fault must show near where it is."""
-    left = NEAR
-    for code in [broken, *codes[start + 1 :]]:
+def run_on(sound: list, needed: list[bool], broken, names: dict, recorder: Recorder) -> dict:
+    """Executes a broken cell and, of those after it, the needed ones that read what is broken.
+
+    The first of `sound` is the cell itself, compiled as the others are. A fault must show near where it is.
+    """
+    left, tainted = NEAR, set()
+    for i, (cell, code) in enumerate(sound):
         if left < 0:
             break
+        if i and not (needed[i] and cell.reads & tainted):
+            continue
+        tainted |= cell.makes
         try:
-            execute(code, names)
+            execute(code if i else broken, names)
         except Exception as error:
             return {"failed": recorder.failed, "error": repr(error)[:200]}
         left = min(left, AFTER if recorder.failed else NEAR) - 1

@@ -32,11 +32,12 @@ BESIDE_THE_POINT = {"source", "within", "below", "tolerance", "steps", "batch_si
 
 
 class Mutant(NamedTuple):
-    """A fault: where it is, what it does, and the whole tree with it."""
+    """A fault: where it is, what it does, the whole tree with it, and the lines that it is on."""
 
     where: str
     what: str
     tree: ast.Module
+    lines: range
 
     @property
     def name(self) -> str:
@@ -58,9 +59,9 @@ def mutants(source: str, where: str, leave: frozenset[str] = frozenset()) -> Ite
             before, after = ast.unparse(node), ast.unparse(site)
             if before != after:
                 line = source.splitlines()[node.lineno - 1].strip()
-                yield Mutant(
-                    where, f"`{line}`, {what}: {before} -> {after}", ast.fix_missing_locations(broken)
-                )
+                says = f"`{line}`, {what}: {before} -> {after}"
+                lines = range(node.lineno, node.end_lineno + 1)
+                yield Mutant(where, says, ast.fix_missing_locations(broken), lines)
 
 
 def _sites(tree: ast.AST) -> list[ast.AST]:
