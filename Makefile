@@ -3,11 +3,13 @@ BIN := .venv/bin
 READY := .venv/.ready
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 SHAPES := --jaxtyping-packages=gmlib,beartype.beartype
+REPLAY := --nbval-current-env --nbval-cell-timeout 300
+TRAINED := book/08-variational-autoencoders.ipynb  # replayed again as on an older processor
 PORT ?= 8000
 export PYTHONPATH := $(CURDIR)/book/_ext
 
 .DEFAULT_GOAL := help
-.PHONY: help book notebooks test test-fast sabotage lint serve clean
+.PHONY: help book notebooks test test-fast smoke sabotage lint serve clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -29,13 +31,18 @@ notebooks: book  ## write the .ipynb beside each chapter
 	@$(BIN)/python -m gmbook.notebooks
 
 test-fast: $(READY)  ## the tests of the package and of the tools, without chapters
-	@$(BIN)/pytest -q $(SHAPES) tests --ignore tests/bad_input --ignore tests/colab --ignore tests/site
-	@$(BIN)/pytest -q tests/bad_input
+	@$(BIN)/pytest -q $(SHAPES) --cov --cov-report= tests --ignore tests/bad_input --ignore tests/colab --ignore tests/site
+	@$(BIN)/pytest -q --cov --cov-append --cov-fail-under=95 tests/bad_input
 
-test: test-fast book  ## all tests: also the notebooks, replayed and as Colab meets them, and the site in a browser
+test: test-fast book smoke  ## all tests: notebooks replayed and as Colab meets them, the site in a browser, the saboteur
 	@$(BIN)/python -m gmbook.notebooks --check
-	@$(BIN)/pytest -q --nbval --nbval-current-env --nbval-cell-timeout 300 book
+	@$(BIN)/pytest -q $(REPLAY) --nbval book
+	@ATEN_CPU_CAPABILITY=default $(BIN)/pytest -q $(REPLAY) --nbval $(TRAINED)
 	@$(BIN)/pytest -q tests/colab tests/site
+	@$(MAKE) --no-print-directory sabotage
+
+smoke: $(READY)  ## run all chapters in short: little training, every equation's check
+	@GMLIB_SMOKE=1 $(BIN)/pytest -q $(REPLAY) --nbval-lax book
 
 sabotage: $(READY)  ## break the chapters and the package in one place after the other: something must go red
 	@$(BIN)/python -m tests.saboteur

@@ -1,19 +1,12 @@
 """A browser without a network, on the site that `make book` has built."""
 
-import os
 import shutil
-import subprocess
 
 import pytest
-from building import ROOT, SITE
+from building import SITE, from_npm, missing
 from playwright.sync_api import sync_playwright
 
 AXE = "4.10.2"
-
-
-def missing(what):
-    """Where the site must be tested a missing tool fails; elsewhere it skips, and says so."""
-    (pytest.fail if os.environ.get("CI") else pytest.skip)(what)
 
 
 def pytest_generate_tests(metafunc):
@@ -41,15 +34,7 @@ def browser():
 @pytest.fixture(scope="session")
 def axe():
     """The script of axe-core, from npm."""
-    folder = ROOT / "_build" / f"axe-{AXE}"
-    script = folder / "node_modules" / "axe-core" / "axe.min.js"
-    if not script.exists():
-        if shutil.which("npm") is None:
-            missing("no npm: it brings axe-core, which tests accessibility")
-        command = ["npm", "install", "--silent", "--prefix", folder, f"axe-core@{AXE}"]
-        if subprocess.run(command, check=False).returncode:
-            missing("npm could not bring axe-core")
-    return script.read_text()
+    return (from_npm("axe-core", AXE) / "axe.min.js").read_text()
 
 
 class Visit:
