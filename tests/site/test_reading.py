@@ -6,7 +6,8 @@ import pytest
 import yaml
 from building import ROOT
 
-CHAPTER = "08-variational-autoencoders"
+CHAPTERS = sorted(path.stem for path in (ROOT / "book").glob("[0-9][0-9]-*.md"))
+each_chapter = pytest.mark.parametrize("chapter", CHAPTERS)
 
 
 def test_search_finds_a_phrase(open_page):
@@ -19,8 +20,9 @@ def test_search_finds_a_phrase(open_page):
     page.locator("#search-results li a", has_text=re.compile("Variational autoencoders")).first.wait_for()
 
 
-def test_a_check_mark_leads_to_its_cell(open_page):
-    page = open_page(CHAPTER)
+@each_chapter
+def test_a_check_mark_leads_to_its_cell(open_page, chapter):
+    page = open_page(chapter)
     mark = page.locator("a.check-mark").first
     cell = page.locator(f"[id='{mark.get_attribute('href')[1:]}']")
     mark.click()
@@ -30,16 +32,18 @@ def test_a_check_mark_leads_to_its_cell(open_page):
     assert "check." in cell.text_content()
 
 
-def test_a_check_leads_back_to_its_equation(open_page):
-    page = open_page(CHAPTER)
+@each_chapter
+def test_a_check_leads_back_to_its_equation(open_page, chapter):
+    page = open_page(chapter)
     back = page.locator(".checks a[href^='#equation-']").first
     back.click()
     assert page.url.endswith(back.get_attribute("href"))
     assert page.locator(f"[id='{back.get_attribute('href')[1:]}'] mjx-container").count() == 1
 
 
-def test_a_solution_opens(open_page):
-    page = open_page(CHAPTER)
+@each_chapter
+def test_a_solution_opens(open_page, chapter):
+    page = open_page(chapter)
     solution = page.locator(".solution").first
     code = solution.locator(".cell_input").first
     assert not code.is_visible()
@@ -47,21 +51,22 @@ def test_a_solution_opens(open_page):
     code.wait_for(state="visible")
 
 
-@pytest.mark.parametrize("name_", ["index", CHAPTER])
-def test_figures_take_the_colour_of_the_theme(open_page, name_):
-    page = open_page(name_)
+@pytest.mark.parametrize("page_name", ["index", *CHAPTERS])
+def test_figures_take_the_colour_of_the_theme(open_page, page_name):
+    page = open_page(page_name)
     ink = "getComputedStyle(document.querySelector('svg.figure, .map li')).color"
     light = page.evaluate(ink)
     page.evaluate("document.documentElement.dataset.theme = 'dark'")
     assert page.evaluate(ink) != light
 
 
-def test_the_colab_button_opens_a_notebook_that_exists(open_page):
-    page = open_page(CHAPTER)
+@each_chapter
+def test_the_colab_button_opens_a_notebook_that_exists(open_page, chapter):
+    page = open_page(chapter)
     address = page.locator(".dropdown-launch-buttons a").first.get_attribute("href")
     repository = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]
     owner_and_name = repository["url"].removeprefix("https://github.com/")
     start = f"https://colab.research.google.com/github/{owner_and_name}/blob/{repository['branch']}/"
     assert address.startswith(start)
-    assert (ROOT / address.removeprefix(start)).suffix == ".ipynb"
-    assert (ROOT / address.removeprefix(start)).exists()
+    assert address.removeprefix(start) == f"book/{chapter}.ipynb"
+    assert (ROOT / "book" / f"{chapter}.ipynb").exists()
