@@ -1,11 +1,19 @@
 """Executed chapters are kept until their code, `gmlib`, the locked versions or the smoke switch change.
 
-The cache of myst-nb sees a chapter's own code alone, so everything else is in the name of its folder.
+The cache of myst-nb sees a chapter's own code alone, so everything else is in the name of its folder. And it
+executes one chapter after the other, so chapters that are not in the cache go through all processors before.
 """
 
 import hashlib
 import os
 from pathlib import Path
+
+from jupyter_cache import get_cache
+from jupyter_cache.executors import load_executor
+
+from .chapters import chapter_of
+
+JUPYTEXT = {"name": "jupytext", "type": "plugin"}
 
 
 def key(root):
@@ -19,8 +27,20 @@ def folder(root):
     return Path(root) / ".jupyter_cache" / key(Path(root))
 
 
+def warm(app, env, docnames):
+    """Executes new chapters side by side. One that fails is left to myst-nb, which says why and stops."""
+    chapters = [env.doc2path(name) for name in env.found_docs if chapter_of(name)]
+    cache = get_cache(folder(app.srcdir))
+    for path in chapters:
+        cache.add_nb_to_project(path, read_data=JUPYTEXT)
+    load_executor("local-parallel", cache).run_and_cache(
+        filter_uris=chapters, timeout=app.config.nb_execution_timeout
+    )
+
+
 def setup(app):
     def choose_folder(app, config):
         config.nb_execution_cache_path = str(folder(app.srcdir))
 
     app.connect("config-inited", choose_folder)
+    app.connect("env-before-read-docs", warm)
