@@ -5,6 +5,7 @@ executes one chapter after the other, so chapters that are not in the cache go t
 """
 
 import hashlib
+import logging
 import os
 from pathlib import Path
 
@@ -33,9 +34,10 @@ def warm(app, env, docnames):
     cache = get_cache(folder(app.srcdir))
     for path in chapters:
         cache.add_nb_to_project(path, read_data=JUPYTEXT)
-    load_executor("local-parallel", cache).run_and_cache(
-        filter_uris=chapters, timeout=app.config.nb_execution_timeout
-    )
+    quiet = logging.getLogger(__name__)
+    quiet.setLevel(logging.CRITICAL)
+    executor = load_executor("local-parallel", cache, quiet)
+    executor.run_and_cache(filter_uris=chapters, timeout=app.config.nb_execution_timeout)
 
 
 def setup(app):
