@@ -1,9 +1,8 @@
-"""Tables of probabilities over whole-number vectors: how many numbers they need, and their fit by counting."""
+"""Tables of probabilities of whole-number vectors: how many numbers they need, and their fit by counting."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
 from graphlib import CycleError, TopologicalSorter
-from typing import Self
 
 import torch
 from jaxtyping import Float, Int
@@ -87,7 +86,7 @@ class _Tables(Density):
         return sum(parameter.numel() for parameter in self.parameters())
 
     @abstractmethod
-    def fit_counts(self, x: Float[Tensor, "N D"], pseudo_count: float = 0.0) -> Self:
+    def fit_counts(self, x: Float[Tensor, "N D"], pseudo_count: int | float = 0.0) -> "_Tables":
         """Sets every table to the frequencies in x, and returns the model."""
 
     def _index(self, x: Float[Tensor, "N D"], columns: Sequence[int]) -> Int[Tensor, " N"]:
@@ -106,7 +105,7 @@ class _Tables(Density):
                 f"got values from {x.min():g} to {x.max():g}."
             )
 
-    def _require_pseudo_count(self, pseudo_count: float) -> None:
+    def _require_pseudo_count(self, pseudo_count: int | float) -> None:
         if not 0 <= pseudo_count < float("inf"):
             raise ValueError(
                 f"{type(self).__name__} needs a finite pseudo_count >= 0, got {pseudo_count}."
@@ -301,14 +300,14 @@ class MarkovChain(BayesianNetwork):
         super().__init__([range(max(0, d - order), d) for d in range(dim)], values)
 
 
-def _log_probs(log_odds: Float[Tensor, "*rows m-1"]) -> Float[Tensor, "*rows m"]:
+def _log_probs(log_odds: Float[Tensor, "*rows coins"]) -> Float[Tensor, "*rows sides"]:
     """The log-probabilities of rows of m from their m - 1 log-odds."""
     arrive = F.pad(F.logsigmoid(log_odds).cumsum(-1), (1, 0))  # log p(x >= j)
     stay = F.pad(F.logsigmoid(-log_odds), (0, 1))  # log p(x = j | x >= j)
     return arrive + stay
 
 
-def _log_odds(counts: Float[Tensor, "*rows m"]) -> Float[Tensor, "*rows m-1"]:
+def _log_odds(counts: Float[Tensor, "*rows sides"]) -> Float[Tensor, "*rows coins"]:
     """The log-odds of rows in proportion to counts; uniform rows where there is no count."""
     counts = torch.where(counts.sum(-1, keepdim=True) > 0, counts, 1.0)
     beyond = counts.flip(-1).cumsum(-1).flip(-1)[..., 1:]  # of the values above j
@@ -316,7 +315,7 @@ def _log_odds(counts: Float[Tensor, "*rows m"]) -> Float[Tensor, "*rows m-1"]:
     return torch.where((here > 0) | (beyond > 0), beyond.log() - here.log(), 0.0)
 
 
-def _uniform(name: str, rows: int, values: int) -> Float[Tensor, "rows m-1"]:
+def _uniform(name: str, rows: int, values: int) -> Float[Tensor, "rows coins"]:
     if rows * values > LARGEST:
         raise ValueError(f"{name} needs tables of at most 2^24 entries, got {rows * values}.")
     return _log_odds(torch.ones(rows, values))

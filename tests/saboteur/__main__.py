@@ -22,6 +22,7 @@ from .children import Children
 
 TESTS = {  # the fast tests of each module, most telling first
     "gmlib.divergences": ["tests/test_divergences.py", "tests/test_vae.py"],
+    "gmlib.counting": ["tests/test_counting.py", "tests/laws", "tests/bad_input"],
     "gmlib.vae": ["tests/test_vae.py", "tests/laws", "tests/bad_input"],
     "gmlib.base": ["tests/test_base.py", "tests/laws", "tests/bad_input"],
     "gmlib.nn": ["tests/test_nn.py", "tests/laws"],
