@@ -107,9 +107,7 @@ class _Tables(Density):
 
     def _require_pseudo_count(self, pseudo_count: int | float) -> None:
         if not 0 <= pseudo_count < float("inf"):
-            raise ValueError(
-                f"{type(self).__name__} needs a finite pseudo_count >= 0, got {pseudo_count}."
-            )
+            raise ValueError(f"{type(self).__name__} needs a finite pseudo_count >= 0, got {pseudo_count}.")
 
 
 class JointTable(_Tables):
