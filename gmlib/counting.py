@@ -237,7 +237,7 @@ class BayesianNetwork(_Tables):
         """Draws n rows, parents before their children, without a gradient."""
         require_count(n, type(self).__name__)
         require_no_condition(condition, type(self).__name__)
-        x = torch.zeros(n, self.dim).to(self.log_odds[0])
+        x = torch.zeros(n, self.dim).to(next(self.parameters()))
         for d in self.order:
             rows = self._index(x, self.parents[d])
             x[:, d] = categorical(_log_probs(self.log_odds[d])[rows], rng).to(x.dtype)
@@ -307,7 +307,7 @@ def _log_probs(log_odds: Float[Tensor, "*rows coins"]) -> Float[Tensor, "*rows s
 
 def _log_odds(counts: Float[Tensor, "*rows sides"]) -> Float[Tensor, "*rows coins"]:
     """The log-odds of rows in proportion to counts; uniform rows where there is no count."""
-    counts = torch.where(counts.sum(-1, keepdim=True) > 0, counts, 1.0)
+    counts = torch.where((counts > 0).any(-1, keepdim=True), counts, 1.0)
     beyond = counts.flip(-1).cumsum(-1).flip(-1)[..., 1:]  # of the values above j
     here = counts[..., :-1]
     return torch.where((here > 0) | (beyond > 0), beyond.log() - here.log(), 0.0)
