@@ -9,6 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from gmlib.base import Density, Ensemble, require_no_condition, require_points
+from gmlib.counting import (
+    BayesianNetwork,
+    CategoricalTable,
+    IndependentBernoulli,
+    JointTable,
+    MarkovChain,
+)
 from gmlib.nn import MLP, bernoulli, normal
 from gmlib.vae import (
     VAE,
@@ -81,6 +88,12 @@ MODELS = {
     "Coins": Case(lambda: Coins(4), "binary", 4),
     "Ensemble-lebesgue": Case(lambda: Ensemble([Gaussian(), Gaussian(), Gaussian()]), "real", 2),
     "Ensemble-counting": Case(lambda: Ensemble([Coins(4), Coins(4)]), "binary", 4),
+    "JointTable": Case(lambda: JointTable(4), "binary", 4),
+    "IndependentBernoulli": Case(lambda: IndependentBernoulli(4), "binary", 4),
+    "MarkovChain": Case(lambda: MarkovChain(4, order=2), "binary", 4),
+    "MarkovChain-levels": Case(lambda: MarkovChain(3, order=1, values=LEVELS), "levels", 3),
+    "BayesianNetwork": Case(lambda: BayesianNetwork([(3, 1), (2,), (), (1, 2)]), "binary", 4),
+    "CategoricalTable": Case(lambda: CategoricalTable(LEVELS), "levels", 1),
     "VAE-bernoulli": Case(lambda: VAE(*_vae(BernoulliLikelihood(), 4)), "binary", 4),
     "VAE-gaussian": Case(lambda: VAE(*_vae(GaussianLikelihood(sigma=0.5), 3)), "real", 3),
     "VAE-learned": Case(lambda: VAE(*_vae(GaussianLikelihood(sigma="learned"), 3)), "real", 3),
