@@ -21,7 +21,11 @@ from . import chapters, modules, mutants
 from .children import Children
 
 TESTS = {  # the fast tests of each module, most telling first
-    "gmlib.divergences": ["tests/test_divergences.py", "tests/test_vae.py"],
+    "gmlib.divergences": [
+        "tests/test_divergences.py",
+        "tests/bad_input/test_distances.py",
+        "tests/test_vae.py",
+    ],
     "gmlib.vae": ["tests/test_vae.py", "tests/laws", "tests/bad_input"],
     "gmlib.base": ["tests/test_base.py", "tests/laws", "tests/bad_input"],
     "gmlib.nn": ["tests/test_nn.py", "tests/laws"],
