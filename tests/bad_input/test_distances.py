@@ -42,7 +42,7 @@ def _transport(p, q):
 
 def test_the_worst_row_is_named():
     p = torch.tensor([[0.5, 0.5], [0.5, 0.7], [0.5, 0.6]])
-    with pytest.raises(ValueError, match="kl needs q to sum to 1, got 1.2"):
+    with pytest.raises(ValueError, match=r"kl needs q to sum to 1, got 1\.2"):
         kl(EVEN.expand(3, 2), p)
 
 
