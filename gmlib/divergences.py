@@ -257,8 +257,8 @@ def _require_probabilities(name: str, which: str, p: Tensor) -> None:
         got = f"{p.dtype} {tuple(p.shape)}" if isinstance(p, Tensor) else type(p).__name__
         raise ValueError(f"{name} needs {which} as a tensor of floats (..., K), got {got}.")
     if not (p >= 0).all():
-        raise ValueError(f"{name} needs {which} >= 0, got {p.detach()[~(p >= 0)][0].item():g}.")
-    total = p.detach().sum(-1)
+        raise ValueError(f"{name} needs {which} >= 0, got {p[~(p >= 0)][0].item():g}.")
+    total = p.sum(-1)
     off = (total - 1).abs()
     if not (off <= 1e-5).all():
         raise ValueError(f"{name} needs {which} to sum to 1, got {total.flatten()[off.argmax()].item():g}.")

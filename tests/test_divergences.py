@@ -201,6 +201,14 @@ def test_wasserstein_leaves_out_empty_states_and_keeps_types():
     assert wasserstein(torch.ones(1), torch.ones(1), torch.zeros(1, 1)).item() == 0
 
 
+def test_wasserstein_of_what_sums_to_one_only_nearly():
+    p, q = vector(0.5, 0.500008).requires_grad_(), vector(0.5, 0.499992)
+    cost = 1 - torch.eye(2, dtype=torch.float64)
+    expected = total_variation(p / p.sum(), q / q.sum()).item()
+    assert wasserstein(p, q, cost).item() == pytest.approx(expected, abs=1e-12)
+    assert wasserstein(q, p, cost).item() == pytest.approx(expected, abs=1e-12)
+
+
 def test_mmd_is_unbiased_by_enumeration():
     """All samples of two points each from three states, weighed by their probabilities."""
     (p,), (q,) = rows(4, 3, 1)
