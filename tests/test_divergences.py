@@ -1,12 +1,28 @@
-"""Gaussian divergences against torch.distributions, and their limits."""
+"""Divergences against torch.distributions, SciPy, enumeration and closed forms, and at their limits."""
 
+import itertools
+import math
+
+import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.distributions import MultivariateNormal, kl_divergence
+from scipy.optimize import linear_sum_assignment, linprog
+from scipy.spatial.distance import jensenshannon
+from scipy.stats import wasserstein_distance
+from torch.distributions import Categorical, MultivariateNormal, kl_divergence
 
-from gmlib.divergences import gaussian_kl, gaussian_kl_to_standard
+from gmlib.divergences import (
+    gaussian_kl,
+    gaussian_kl_to_standard,
+    js,
+    kl,
+    mmd,
+    total_variation,
+    wasserstein,
+    wasserstein_1d,
+)
 
 
 def gaussian(seed: int, dim: int, batch: int = 5):
@@ -68,3 +84,166 @@ def test_what_is_no_covariance_is_refused(bad):
         gaussian_kl(mu, bad, mu, eye)
     with pytest.raises(ValueError, match="cov_p symmetric and positive definite"):
         gaussian_kl(mu, eye, mu, bad)
+
+
+def rows(seed: int, states: int, batch: int = 5):
+    """Two batches of probabilities."""
+    rng = torch.Generator().manual_seed(seed)
+    return torch.randn(2, batch, states, generator=rng, dtype=torch.float64).softmax(-1)
+
+
+def vector(*values: float):
+    return torch.tensor(values, dtype=torch.float64)
+
+
+@given(st.integers(0, 10_000), st.integers(1, 9))
+def test_divergences_of_probabilities_are_the_libraries(seed, states):
+    p, q = rows(seed, states)
+    torch.testing.assert_close(kl(p, q), kl_divergence(Categorical(p), Categorical(q)))
+    torch.testing.assert_close(js(p, q), torch.tensor(jensenshannon(p, q, axis=-1) ** 2).nan_to_num(0))
+    events = torch.tensor(list(itertools.product([0.0, 1.0], repeat=states)), dtype=torch.float64)
+    torch.testing.assert_close(total_variation(p, q), ((p - q) @ events.T).amax(-1))
+
+
+def test_states_without_probability():
+    p, q = vector(0.5, 0.5, 0), vector(0.25, 0, 0.75)
+    assert kl(p, q).item() == kl(q, p).item() == math.inf
+    assert kl(vector(0.5, 0.5, 0), vector(0.25, 0.5, 0.25)).item() == 0.5 * math.log(2)
+    assert total_variation(p, q).item() == 0.75
+    expected = 0.25 * math.log(4 / 3) + 0.25 * math.log(2) + 0.125 * math.log(2 / 3) + 0.375 * math.log(2)
+    torch.testing.assert_close(js(p, q).item(), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_divergences_at_their_ends(dtype):
+    sure, other, only = torch.tensor([[1, 0], [0, 1], [1, 1]], dtype=dtype).split(1)
+    one = only[:, :1]
+    for divergence, most in ((kl, math.inf), (js, math.log(2)), (total_variation, 1.0)):
+        assert divergence(sure, sure).item() == divergence(one, one).item() == 0
+        torch.testing.assert_close(divergence(sure, other).item(), most, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_smallest_probabilities(dtype):
+    """Half of the smallest number is 0, and one over it is infinite: neither may show."""
+    tiny = torch.nextafter(torch.zeros((), dtype=dtype), torch.ones((), dtype=dtype))
+    p, q = torch.stack([tiny, 1 - tiny]), torch.tensor([0, 1], dtype=dtype)
+    half = torch.full((2,), 0.5, dtype=dtype)
+    assert js(p, q).item() == pytest.approx(0, abs=1e-40)
+    torch.testing.assert_close(kl(half, p), -math.log(2) - 0.5 * tiny.log())
+
+
+def test_gradients_of_divergences_are_numerical_ones():
+    p, q = (row.requires_grad_() for row in rows(3, 4))
+    for divergence in (kl, js, total_variation):
+        assert torch.autograd.gradcheck(divergence, (p, q))
+
+
+@pytest.mark.parametrize("divergence", [kl, js, total_variation])
+def test_no_gradient_is_nan_where_a_probability_is_zero(divergence):
+    p, q = vector(0.5, 0.5, 0, 0).requires_grad_(), vector(0.25, 0, 0.75, 0).requires_grad_()
+    for gradient in torch.autograd.grad(divergence(p, q), (p, q)):
+        assert not gradient.isnan().any()
+    p, q = vector(0.5, 0.5, 0).requires_grad_(), vector(0.2, 0.3, 0.5)
+    (gradient,) = torch.autograd.grad(kl(p, q), p)
+    torch.testing.assert_close(gradient, (1 + (p / q).log()).detach().where(p > 0, 0))
+
+
+def on_the_line(seed: int, n: int, m: int):
+    rng = torch.Generator().manual_seed(seed)
+    return torch.randn(n, generator=rng, dtype=torch.float64), torch.rand(
+        m, generator=rng, dtype=torch.float64
+    )
+
+
+@settings(max_examples=20)  # three linear programmes each
+@given(st.integers(0, 10_000), st.integers(1, 9), st.integers(1, 9))
+def test_wasserstein_on_the_line_is_scipys_and_the_linear_programme(seed, n, m):
+    x, y = on_the_line(seed, n, m)
+    p, q = torch.full((n,), 1 / n, dtype=x.dtype), torch.full((m,), 1 / m, dtype=x.dtype)
+    assert wasserstein_1d(x, y).item() == pytest.approx(wasserstein_distance(x, y))
+    for order in (1, 2, 3):
+        exact = wasserstein(p, q, (x[:, None] - y).abs() ** order)
+        torch.testing.assert_close(wasserstein_1d(x, y, order) ** order, exact)
+
+
+def test_wasserstein_on_the_line_has_gradients_and_none_that_is_nan():
+    x, y = (sample.requires_grad_() for sample in on_the_line(0, 4, 6))
+    for order in (1, 2):
+        assert torch.autograd.gradcheck(lambda x, y, order=order: wasserstein_1d(x, y, order), (x, y))
+        (gradient,) = torch.autograd.grad(wasserstein_1d(x, x.detach().clone(), order), x)
+        assert gradient.tolist() == [0] * 4
+
+
+def test_wasserstein_is_the_best_assignment_and_its_dual():
+    rng = torch.Generator().manual_seed(1)
+    cost = torch.rand(6, 6, generator=rng, dtype=torch.float64)
+    even = torch.full((6,), 1 / 6, dtype=torch.float64)
+    best = cost[linear_sum_assignment(cost.numpy())].mean()
+    torch.testing.assert_close(wasserstein(even, even, cost), best)
+
+    p, q = rows(2, 6, 1)[:, 0]
+    potentials = np.concatenate([np.eye(6).repeat(6, 0), np.tile(np.eye(6), (6, 1))], 1)
+    dual = linprog(-np.concatenate([p, q]), potentials, cost.flatten().numpy(), bounds=(None, None))
+    torch.testing.assert_close(wasserstein(p, q, cost).item(), -dual.fun)
+
+
+def test_wasserstein_leaves_out_empty_states_and_keeps_types():
+    p, q = vector(0, 0.25, 0.75), vector(0.5, 0.5)
+    cost = torch.tensor([[9, 9], [1, 2], [3, 5]], dtype=torch.float64, requires_grad=True)
+    total = wasserstein(p, q, cost)
+    assert total.item() == pytest.approx(0.25 * 2 + 0.5 * 3 + 0.25 * 5)
+    (plan,) = torch.autograd.grad(total, cost)
+    torch.testing.assert_close(plan, torch.tensor([[0, 0], [0, 0.25], [0.5, 0.25]], dtype=torch.float64))
+    assert wasserstein(p.float(), q.float(), cost.detach().float()).dtype == torch.float32
+    third = torch.full((3,), 1 / 3)  # in float32 three of them are not quite 1
+    assert wasserstein(third, torch.ones(1), torch.ones(3, 1)).item() == pytest.approx(1)
+    assert wasserstein(torch.ones(1), torch.ones(1), torch.zeros(1, 1)).item() == 0
+
+
+def test_wasserstein_of_what_sums_to_one_only_nearly():
+    p, q = vector(0.5, 0.500008).requires_grad_(), vector(0.5, 0.499992)
+    cost = 1 - torch.eye(2, dtype=torch.float64)
+    expected = total_variation(p / p.sum(), q / q.sum()).item()
+    assert wasserstein(p, q, cost).item() == pytest.approx(expected, abs=1e-12)
+    assert wasserstein(q, p, cost).item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_mmd_is_unbiased_by_enumeration():
+    """All samples of two points each from three states, weighed by their probabilities."""
+    (p,), (q,) = rows(4, 3, 1)
+    states = vector(-1.0, 0.2, 1.5)[:, None]
+    kernel = (-(states - states.T).square() / (2 * 0.7**2)).exp()
+    exact = (p - q) @ kernel @ (p - q)
+    mean = sum(
+        p[list(a)].prod() * q[list(b)].prod() * mmd(states[list(a)], states[list(b)], 0.7)
+        for a in itertools.product(range(3), repeat=2)
+        for b in itertools.product(range(3), repeat=2)
+    )
+    torch.testing.assert_close(mean, exact)
+
+
+def test_mmd_of_unequal_sizes_is_its_definition():
+    rng = torch.Generator().manual_seed(5)
+    x, y = torch.randn(4, 2, generator=rng).double(), torch.randn(7, 2, generator=rng).double() + 1
+
+    def k(a, b):
+        return math.exp(-(a - b).square().sum().item() / (2 * 1.3**2))
+
+    expected = (
+        np.mean([k(a, b) for a, b in itertools.permutations(x, 2)])
+        + np.mean([k(a, b) for a, b in itertools.permutations(y, 2)])
+        - 2 * np.mean([k(a, b) for a, b in itertools.product(x, y)])
+    )
+    torch.testing.assert_close(mmd(x, y, 1.3).item(), expected)
+    torch.testing.assert_close(mmd(x + 1e6, y + 1e6, 1.3).item(), expected, rtol=1e-7, atol=0)
+
+
+def test_mmd_has_gradients_and_none_that_is_nan():
+    rng = torch.Generator().manual_seed(6)
+    x, y = torch.randn(2, 3, 2, generator=rng, dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x, y: mmd(x, y, 0.9), (x, y))
+    same = torch.zeros(3, 2, requires_grad=True)
+    assert mmd(same, same.detach(), 1.0).item() == 0
+    assert torch.autograd.grad(mmd(same, same.detach(), 1.0), same)[0].tolist() == [[0, 0]] * 3
+    assert mmd(torch.zeros(2, 1), torch.full((2, 1), 1e6), 1.0).item() == 2.0
