@@ -209,6 +209,45 @@ def test_wasserstein_of_what_sums_to_one_only_nearly():
     assert wasserstein(q, p, cost).item() == pytest.approx(expected, abs=1e-12)
 
 
+@pytest.mark.parametrize("scale", [1e-10, 1.0, 1e10])
+@pytest.mark.parametrize("shift", [0.0, 1e6])
+def test_wasserstein_at_any_scale_of_cost(scale, shift):
+    rng = torch.Generator().manual_seed(3)
+    p, q = torch.randn(2, 20, generator=rng, dtype=torch.float64).softmax(-1)
+    place = torch.randn(20, generator=rng, dtype=torch.float64).sort().values
+    ends = (
+        torch.cat([p.cumsum(0), q.cumsum(0)]).sort().values.clamp(max=1)
+    )  # steps of both quantile functions
+    middles = ends - ends.diff(prepend=torch.zeros(1)) / 2
+    x, y = (place[torch.searchsorted(weights.cumsum(0), middles).clamp(max=19)] for weights in (p, q))
+    exact = (ends.diff(prepend=torch.zeros(1)) * (x - y).square()).sum()
+    found = wasserstein(p, q, scale * ((place[:, None] - place).square() + shift)) / scale - shift
+    torch.testing.assert_close(found, exact, rtol=1e-8, atol=0)
+
+
+def test_wasserstein_of_peaked_rows_is_total_variation():
+    rng = torch.Generator().manual_seed(4)
+    p, q = (6 * torch.randn(2, 20, 20, generator=rng, dtype=torch.float64)).softmax(-1)
+    every_move = 1 - torch.eye(20, dtype=torch.float64)
+    moved = torch.stack([wasserstein(one, other, every_move) for one, other in zip(p, q, strict=True)])
+    torch.testing.assert_close(moved, total_variation(p, q))
+
+
+def test_wasserstein_of_the_smallest_masses():
+    e = 1e-8
+    p, q = torch.tensor([[1 - 3 * e, e, 2 * e], [1 - 3 * e, 2 * e, e]], dtype=torch.float64)
+    moved = wasserstein(p, q, 1 - torch.eye(3, dtype=torch.float64))
+    torch.testing.assert_close(moved, total_variation(p, q), rtol=1e-4, atol=0)
+
+
+def test_mmd_keeps_its_digits_at_a_large_bandwidth():
+    rng = torch.Generator().manual_seed(5)
+    x, y = torch.randn(2, 30, 2, generator=rng)
+    y = y + 1
+    exact = mmd(x.double(), y.double(), 1e4)
+    torch.testing.assert_close(mmd(x, y, 1e4).double(), exact, rtol=1e-3, atol=0)
+
+
 def test_mmd_is_unbiased_by_enumeration():
     """All samples of two points each from three states, weighed by their probabilities."""
     (p,), (q,) = rows(4, 3, 1)
