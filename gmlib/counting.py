@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gmlib.base import Density, require_count, require_no_condition, require_points
-from gmlib.nn import categorical
+from gmlib.nn import categorical, uniform
 
-LARGEST = 2**24  # entries of one table: what torch.multinomial can draw from
+LARGEST = 2**24  # entries of one table: 64 MB in float32, and what torch.multinomial can draw from
 
 
 def parameters_joint(dim: int, values: int = 2) -> int:
@@ -157,7 +157,8 @@ class JointTable(_Tables):
     def sample(self, n, condition=None, *, rng=None):
         require_count(n, type(self).__name__)
         require_no_condition(condition, type(self).__name__)
-        index = categorical(_log_probs(self.log_odds).expand(n, -1), rng)
+        below = torch.cumsum(_log_probs(self.log_odds).double().exp(), 0)
+        index = torch.searchsorted(below[:-1], below[-1] * uniform((n,), rng, like=below), right=True)
         digits = [index // self.values**power % self.values for power in reversed(range(self.dim))]
         return torch.stack(digits, -1).to(self.log_odds.dtype)
 
