@@ -454,6 +454,8 @@ class PixelCNN(_Discrete):
     def __init__(
         self, shape: tuple[int, int, int], channels: int, layers: int, values: int = 2, reach: int = 2
     ):
+        if len(shape) != 3:
+            raise ValueError(f"PixelCNN needs a shape (C, H, W), got {tuple(shape)}.")
         _require_positive("PixelCNN", **dict(zip("CHW", shape, strict=True)))
         _require_positive("PixelCNN", channels=channels, layers=layers, reach=reach)
         dim = math.prod(shape)
