@@ -213,6 +213,43 @@ def test_logistic_computes_its_formula():
     assert torch.equal(LogisticAR(5).logits(x.float()), torch.zeros(7, 5))
 
 
+@pytest.mark.parametrize("values", [2, 5])
+def test_pixelcnn_computes_its_formula(values):
+    """By convolutions with centred kernels, whose later half is zero."""
+    model = randomised(PixelCNN((1, 4, 5), 3, 2, values, reach=1), 0.5)
+    x = (values - 1) * coins(6, 20)
+    image = (x / ((values - 1) / 2) - 1).view(6, 1, 4, 5)
+    above, left = torch.zeros_like(image), torch.zeros_like(image)
+    above[:, :, 1:], left[..., 1:] = image[:, :, :-1], image[..., :-1]
+    v, h = model.first_v(above), model.first_h(left)
+    for layer in model.layers:
+        down, right = torch.zeros(6, 3, 3, 3).double(), torch.zeros(6, 3, 3, 3).double()
+        down[:, :, :2], right[:, :, 1:2, :2] = layer.down.weight, layer.right.weight
+        u = torch.conv2d(v, down, layer.down.bias, padding=1)
+        w = torch.conv2d(h, right, layer.right.bias, padding=1) + layer.across(u)
+        h = h + layer.out(w[:, :3].tanh() / (1 + (-w[:, 3:]).exp()))
+        v = v + u[:, :3].tanh() / (1 + (-u[:, 3:]).exp())
+    logits = model.head(h).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(model.logits(x).view(6, 20, -1), logits)
+
+
+@pytest.mark.parametrize("values", [2, 5])
+def test_transformer_computes_its_formula(values):
+    model, x = randomised(CausalTransformer(4, 6, 2, 2, values), 0.7), (values - 1) * coins(7, 4)
+    before = torch.cat([torch.full((7, 1), values), x[:, :-1].long()], -1)
+    h = model.embedding.weight[before] + model.places
+    for block in model.blocks:
+        q, k, v = (block.before_attention(h) @ block.qkv.weight.T).split(6, -1)
+        heads = []
+        for part in (slice(0, 3), slice(3, 6)):
+            scores = q[..., part] @ k[..., part].mT / 3**0.5
+            later = torch.ones(4, 4).triu(1).bool()
+            heads.append(scores.masked_fill(later, -math.inf).softmax(-1) @ v[..., part])
+        h = h + block.join(torch.cat(heads, -1))
+        h = h + block.mlp(block.before_mlp(h))
+    torch.testing.assert_close(model.logits(x).view(7, 4, -1), model.head(h))
+
+
 # NADE, by the naive form
 
 
@@ -297,6 +334,13 @@ def test_rnade_is_a_mixture_of_gaussians_at_each_coordinate():
         log_p = log_p + MixtureSameFamily(Categorical(logits=log_pi), parts).log_prob(x[:, d])
     torch.testing.assert_close(model.log_prob(x), log_p)
     assert all(part.shape == (6, 3, 2) for part in model.conditionals(x))
+
+
+def test_rnade_starts_with_little_dependence():
+    torch.manual_seed(0)
+    model = RNADE(20, 100, 5)
+    assert abs(model.V.std() * 100**0.5 - 0.1) < 0.002
+    assert abs(model.b.std() - 1) < 0.2, "and with components apart"
 
 
 def test_rnade_has_mass_one_at_each_coordinate():
