@@ -1,6 +1,10 @@
-"""Chapter 8 is the page `08-...`: numbers come from file names, so they hold before all chapters exist."""
+"""Chapter 8 is the page `08-...`: numbers come from file names, so they hold before all chapters exist.
+
+A chapter may have several pages, which continue the numbers of its sections.
+"""
 
 import re
+from collections import Counter
 from pathlib import PurePosixPath
 
 from docutils import nodes
@@ -17,14 +21,20 @@ def chapter_of(docname):
 
 def assign_section_numbers(collector, env):
     changed = assign_in_sequence(collector, env)
+    used = Counter()  # sections of a chapter on its earlier pages
     for docname, sections in env.toc_secnumbers.items():
         chapter = int(chapter_of(docname))
+
+        def renumber(number, chapter=chapter, before=used[chapter]):
+            return (chapter, *(part + before * (i == 0) for i, part in enumerate(number[1:])))
+
         for anchor, number in sections.items():
-            sections[anchor] = number and (chapter, *number[1:])
+            sections[anchor] = number and renumber(number)
         env.titles[docname]["secnumber"] = [chapter]
         for reference in env.tocs[docname].findall(nodes.reference):
             if number := reference.get("secnumber"):
-                reference["secnumber"] = [chapter, *number[1:]]
+                reference["secnumber"] = [*renumber(number)]
+        used[chapter] = max((number[1] for number in sections.values() if number and number[1:]), default=0)
     return changed
 
 
