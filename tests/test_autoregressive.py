@@ -166,6 +166,22 @@ def test_log_prob_is_the_sum_of_conditionals_and_its_mass_is_one(name):
     assert abs(model.log_prob(x).exp().sum() - 1) < 1e-9
 
 
+TEN = {
+    "LogisticAR": lambda: LogisticAR(10),
+    "NADE": lambda: NADE(10, 6),
+    "MADE": lambda: MADE(10, (12, 9), [7, 2, 9, 0, 4, 1, 8, 5, 3, 6], True, generator()),
+    "PixelCNN": lambda: PixelCNN((1, 2, 5), 4, 2),
+    "CausalTransformer": lambda: CausalTransformer(10, 8, 2, 2),
+}
+
+
+@pytest.mark.parametrize("name", TEN)
+def test_all_1024_states_sum_to_one(name):
+    model = randomised(TEN[name](), 0.7)
+    with torch.no_grad():
+        assert abs(model.log_prob(states(10)).exp().sum() - 1) < 1e-9
+
+
 @pytest.mark.parametrize("name", DISCRETE)
 @pytest.mark.parametrize("known", [0, 1, 3, 4])
 def test_complete_keeps_what_is_known_and_draws_the_rest_given_it(name, known):
