@@ -1,10 +1,12 @@
 """Networks and noise that the models share."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class MLP(nn.Sequential):
@@ -43,6 +45,111 @@ class MLP(nn.Sequential):
             layers += [nn.Linear(width, next_width), activation()] + [nn.Dropout(dropout)] * (dropout > 0)
         super().__init__(*layers[: -2 if dropout else -1])
         self.inputs, self.outputs = inputs, outputs
+
+
+class MaskedLinear(nn.Linear):
+    r"""A linear map without some of its connections.
+
+    .. math:: y = (W \odot M) x + b
+
+    Weights start uniform within one over the root of the number of connections of their output, b at 0.
+
+    Args:
+        inputs: width of the last axis of x.
+        outputs: width of the last axis of y.
+        mask: the matrix M of zeros and ones, (outputs, inputs).
+        bias: whether there is a b.
+
+    Raises:
+        ValueError: if the mask is of another shape.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, mask: Float[Tensor, "outputs inputs"], *, bias: bool = True
+    ):
+        if mask.shape != (outputs, inputs):
+            raise ValueError(
+                f"MaskedLinear needs a mask of shape {(outputs, inputs)}, got {tuple(mask.shape)}."
+            )
+        super().__init__(inputs, outputs, bias=bias)
+        self.register_buffer("mask", mask.to(self.weight.dtype, copy=True))
+        with torch.no_grad():
+            self.weight.uniform_(-1, 1).div_(mask.sum(1, keepdim=True).clamp(min=1).sqrt())
+            if bias:
+                self.bias.zero_()
+
+    def forward(self, x):
+        return F.linear(x, self.weight * self.mask, self.bias)
+
+
+def made_masks(
+    order: Sequence[int], hidden: Sequence[int], rng: torch.Generator | None = None
+) -> list[Float[Tensor, "outputs inputs"]]:
+    r"""The masks with which output d of a network depends on the inputs before d in an order, and no others.
+
+    .. math:: M_{kj} = [m_k \ge m_j] \text{ up to the last hidden layer}, \quad M_{dk} = [m_d > m_k]
+        \text{ at the outputs}
+
+    where m_d is the place of coordinate d in the order, from 1, and m_k the place up to which hidden unit k
+    sees: evenly spread over 1, ..., D - 1, or drawn, in the layers after the first from those that some
+    unit below can serve.
+
+    Args:
+        order: the coordinates 0, ..., D - 1, the first one first.
+        hidden: widths of the hidden layers.
+        rng: draws what the hidden units see, if given.
+
+    Returns:
+        One mask for each layer, then one for direct connections from the inputs to the outputs.
+
+    Raises:
+        ValueError: if a width is below 1.
+
+    Source: Germain, Gregor, Murray and Larochelle (2015), MADE: Masked Autoencoder for Distribution
+    Estimation, section 3.
+    """
+    dim = len(order)
+    if min(hidden, default=1) < 1:
+        raise ValueError(f"made_masks needs widths >= 1, got {tuple(hidden)}.")
+    places = torch.tensor(order).argsort() + 1
+    last = max(dim - 1, 1)
+    sees = [places]
+    for width in hidden:
+        if rng is None:
+            sees.append(1 + torch.arange(width) * last // width)
+        else:
+            least = int(sees[-1].min())
+            share = uniform((width,), rng, like=torch.empty(0, dtype=torch.float64))
+            sees.append(least + (share.cpu() * (last + 1 - least)).long())
+    within = [(above[:, None] >= below).float() for below, above in pairwise(sees)]
+    return [*within, (places[:, None] > sees[-1]).float(), (places[:, None] > places).float()]
+
+
+class CausalConv2d(nn.Conv2d):
+    """A convolution whose kernel ends at the pixel itself, and which keeps height and width.
+
+    Args:
+        inputs: channels of x.
+        outputs: channels of y.
+        reach: how many pixels far it sees, beside the pixel itself.
+        rows: whether it sees whole rows, its own and those above, as far to either side as up;
+            else pixels of its own row, itself and those to the left.
+
+    Raises:
+        ValueError: if a number of channels is below 1, or the reach below 0.
+    """
+
+    def __init__(self, inputs: int, outputs: int, reach: int, *, rows: bool):
+        if min(inputs, outputs) < 1 or reach < 0:
+            raise ValueError(
+                f"CausalConv2d needs channels >= 1 and reach >= 0, got {inputs} and {outputs} channels "
+                f"and reach {reach}."
+            )
+        super().__init__(inputs, outputs, (reach + 1, 2 * reach + 1) if rows else (1, reach + 1))
+        self.margin = (reach, reach, reach, 0) if rows else (reach, 0, 0, 0)  # left, right, top, bottom
+
+    def forward(self, x):
+        return super().forward(F.pad(x, self.margin))
 
 
 # Noise. Numbers are drawn where the generator lives and then moved to the tensor that they join, so

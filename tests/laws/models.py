@@ -8,6 +8,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from gmlib.autoregressive import (
+    MADE,
+    NADE,
+    RNADE,
+    CausalTransformer,
+    LogisticAR,
+    OrderAgnosticMADE,
+    PixelCNN,
+)
 from gmlib.base import Density, Ensemble, require_no_condition, require_points
 from gmlib.counting import (
     BayesianNetwork,
@@ -94,6 +103,16 @@ MODELS = {
     "MarkovChain-levels": Case(lambda: MarkovChain(3, order=1, values=LEVELS), "levels", 3),
     "BayesianNetwork": Case(lambda: BayesianNetwork([(3, 1), (2,), (), (1, 2)]), "binary", 4),
     "CategoricalTable": Case(lambda: CategoricalTable(LEVELS), "levels", 1),
+    "LogisticAR": Case(lambda: LogisticAR(10), "binary", 10),
+    "NADE": Case(lambda: NADE(10, 6), "binary", 10),
+    "RNADE": Case(lambda: RNADE(2, 3, 3), "real", 2),
+    "MADE": Case(lambda: MADE(10, (12,)), "binary", 10),
+    "MADE-deep": Case(lambda: MADE(4, (8, 6), [2, 0, 3, 1], True, generator()), "binary", 4),
+    "OrderAgnosticMADE": Case(lambda: OrderAgnosticMADE(4, (8,)), "binary", 4),
+    "PixelCNN": Case(lambda: PixelCNN((1, 2, 4), 4, 2), "binary", 8),
+    "PixelCNN-levels": Case(lambda: PixelCNN((2, 2, 1), 4, 1, LEVELS), "levels", 4),
+    "CausalTransformer": Case(lambda: CausalTransformer(8, 8, 2, 1), "binary", 8),
+    "CausalTransformer-levels": Case(lambda: CausalTransformer(4, 8, 2, 2, LEVELS), "levels", 4),
     "VAE-bernoulli": Case(lambda: VAE(*_vae(BernoulliLikelihood(), 4)), "binary", 4),
     "VAE-gaussian": Case(lambda: VAE(*_vae(GaussianLikelihood(sigma=0.5), 3)), "real", 3),
     "VAE-learned": Case(lambda: VAE(*_vae(GaussianLikelihood(sigma="learned"), 3)), "real", 3),
