@@ -1,10 +1,11 @@
-"""The book's models on data of real size: each is trained by one recipe and leaves one row in a JSON file.
+"""The book's models on data of real size: each is trained by one recipe and leaves its rows in a JSON file.
 
     python -m gmlib.scoreboard --data mushrooms plants jester --out book/results/03-tables.json
 
-The recipe is the same for all models and data: AdamW with a cosine schedule, tried with each of a few weight
-decays; of those the one with the lowest validation loss is kept, at its best weights. An ensemble keeps the
-one that is best for its first member. The test rows are read once, at the end.
+The recipe is the same for all models and data: AdamW at a constant rate, stopped when the validation loss
+has not fallen for a while, at the best weights. The weight decay is chosen by the validation loss; where a
+model has an order of the coordinates, so is the order, and a second row is for all orders averaged in
+probability. The test rows are read once, at the end.
 """
 
 import argparse
@@ -31,20 +32,30 @@ from gmlib.train import fit
 
 
 class Entry(NamedTuple):
-    """A model of the scoreboard: how to make it for D coordinates, and how many to average in probability."""
+    """A model of the scoreboard: how to make it for D coordinates, and how many of it to try."""
 
     make: Callable[[int, torch.Generator], Density]
     members: int = 1
 
 
 class Recipe(NamedTuple):
-    """How all models are trained."""
+    """How all models are trained. Patience is the number of updates without a lower validation loss."""
 
-    updates: int = 12_000
-    batch_size: int = 100
-    lr: float = 1e-3
-    weight_decays: tuple[float, ...] = (0.03, 0.1, 0.3)
+    updates: int = 24_000
+    patience: int = 2_000
     validate_every: int = 100
+    batch_size: int = 100
+    lr: float = 3e-4
+    weight_decays: tuple[float, ...] = (0.1, 1.0)
+
+
+class Member(NamedTuple):
+    """A trained model, its validation nats, and how it came about."""
+
+    model: Density
+    validation: float
+    weight_decay: float
+    updates: int
 
 
 def shuffled(dim: int, rng: torch.Generator) -> list[int]:
@@ -55,8 +66,7 @@ def shuffled(dim: int, rng: torch.Generator) -> list[int]:
 MODELS = {
     "FVBN": Entry(lambda dim, rng: LogisticAR(dim)),
     "NADE": Entry(lambda dim, rng: NADE(dim, 500)),
-    "MADE": Entry(lambda dim, rng: MADE(dim, (500,), shuffled(dim, rng), direct=True)),
-    "MADE, 8 orders": Entry(lambda dim, rng: MADE(dim, (500,), shuffled(dim, rng), direct=True), members=8),
+    "MADE": Entry(lambda dim, rng: MADE(dim, (500,), shuffled(dim, rng), direct=True), members=6),
 }
 
 
@@ -72,39 +82,45 @@ def load(name: str) -> data.Dataset:
 
 def train(
     entry: Entry, dataset: data.Dataset, recipe: Recipe, seed: int
-) -> tuple[Density, float, dict[float, float]]:
-    """The trained model, the weight decay that was chosen, and the validation nats of each that was tried."""
-    tried, first = {}, {}
-    for weight_decay in recipe.weight_decays:
-        model = _member(entry, dataset, recipe, weight_decay, seed, 0)
-        tried[weight_decay], first[weight_decay] = nats(model, dataset.validation.x)[0], model
-    chosen = min(tried, key=tried.__getitem__)
-    members = [first[chosen]]
-    members += [_member(entry, dataset, recipe, chosen, seed, k) for k in range(1, entry.members)]
-    return Ensemble(members) if entry.members > 1 else members[0], chosen, tried
+) -> tuple[list[Member], list[Member]]:
+    """The members, all with the decay that was best for the first; and the first with other decays."""
+    tried = [_member(entry, dataset, recipe, decay, seed, 0) for decay in recipe.weight_decays]
+    first = min(tried, key=lambda member: member.validation)
+    later = [_member(entry, dataset, recipe, first.weight_decay, seed, k) for k in range(1, entry.members)]
+    return [first, *later], [member for member in tried if member is not first]
 
 
 def _member(
     entry: Entry, dataset: data.Dataset, recipe: Recipe, weight_decay: float, seed: int, k: int
-) -> Density:
-    """The k-th member of an ensemble: its own initial weights, order and batches."""
+) -> Member:
+    """The k-th member: its own initial weights, order and batches."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1_000 * seed + k)
         rng = torch.Generator().manual_seed(1_000 * seed + k)
         model = entry.make(dataset.train.x.shape[1], rng)
-    fit(
+    best, best_step = math.inf, 0
+
+    def impatient(step: int, loss: float) -> bool:
+        nonlocal best, best_step
+        if step % recipe.validate_every == 0:
+            validation, _ = nats(model, dataset.validation.x)
+            if validation < best:
+                best, best_step = validation, step
+        return step - best_step >= recipe.patience
+
+    losses = fit(
         model,
         dataset.train.x,
         steps=recipe.updates,
         batch_size=recipe.batch_size,
         lr=recipe.lr,
         rng=rng,
+        each=impatient,
         validation=dataset.validation.x,
         validate_every=recipe.validate_every,
         optimizer=partial(torch.optim.AdamW, weight_decay=weight_decay),
-        schedule=lambda done: min(1.0, 3 * (1 - done)),
     )
-    return model
+    return Member(model, nats(model, dataset.validation.x)[0], weight_decay, len(losses))
 
 
 @torch.no_grad()
@@ -114,37 +130,47 @@ def nats(model: Density, x: Float[Tensor, "N D"]) -> tuple[float, float]:
     return losses.mean().item(), (losses.std() / len(losses) ** 0.5).item()
 
 
-def run(model: str, name: str, seed: int, recipe: Recipe) -> dict[str, Any]:
-    """One row of the scoreboard."""
+def run(model: str, name: str, seed: int, recipe: Recipe) -> list[dict[str, Any]]:
+    """The rows of one model: the member that is best by validation and, of several, their average."""
     dataset, entry = load(name), MODELS[model]
     start = time.perf_counter()
-    trained, weight_decay, tried = train(entry, dataset, recipe, seed)
+    members, rejected = train(entry, dataset, recipe, seed)
     seconds = time.perf_counter() - start
-    validation, validation_error = nats(trained, dataset.validation.x)
-    test, test_error = nats(trained, dataset.test.x)
-    return {
-        "model": model,
-        "data": name.rpartition("/")[2],
-        "seed": seed,
-        "kind": "exact",
-        "validation": round(validation, 4),
-        "validation_error": round(validation_error, 4),
-        "test": round(test, 4),
-        "test_error": round(test_error, 4),
+    best = min(members, key=lambda member: member.validation)
+    models = {model: best.model}
+    if len(members) > 1:
+        models[f"{model}, {len(members)} averaged"] = Ensemble([member.model for member in members])
+    common = {
         "configuration": {
             **recipe._asdict(),
             "weight_decays": list(recipe.weight_decays),
-            "members": entry.members,
-            "weight_decay": weight_decay,
-            "validation_by_weight_decay": {f"{key:g}": round(loss, 4) for key, loss in tried.items()},
+            "weight_decay": best.weight_decay,
+            "validation_by_weight_decay": {
+                f"{member.weight_decay:g}": round(member.validation, 4) for member in [members[0], *rejected]
+            },
+            "validation_by_member": [round(member.validation, 4) for member in members],
+            "updates_by_member": [member.updates for member in members],
         },
-        "parameters": sum(parameter.numel() for parameter in trained.parameters()),
-        "updates": recipe.updates * (len(recipe.weight_decays) + entry.members - 1),
+        "updates": sum(member.updates for member in [*members, *rejected]),
         "train_seconds": round(seconds, 1),
         "wall_seconds": round(time.perf_counter() - start, 1),
-        "versions": {"python": platform.python_version(), "torch": version("torch"), "gmlib": _commit()},
-        "hardware": f"{_processor()}, {torch.get_num_threads()} thread(s)",
+        "versions": {"python": platform.python_version(), "torch": version("torch")},
+        "commit": _commit(),
+        "hardware": f"{_processor()}, threads: {torch.get_num_threads()}",
     }
+    key = {"data": name.rpartition("/")[2], "seed": seed, "kind": "exact"}
+    return [
+        {"model": label, **key, **_numbers(trained, dataset), **common} for label, trained in models.items()
+    ]
+
+
+def _numbers(model: Density, dataset: data.Dataset) -> dict[str, float | int]:
+    """Validation and test nats with their standard errors, and the number of parameters."""
+    numbers: dict[str, float | int] = {}
+    for name in ("validation", "test"):
+        mean, error = nats(model, getattr(dataset, name).x)
+        numbers |= {name: round(mean, 4), f"{name}_error": round(error, 4)}
+    return numbers | {"parameters": sum(parameter.numel() for parameter in model.parameters())}
 
 
 def store(row: dict[str, Any], path: Path) -> None:
@@ -157,13 +183,8 @@ def store(row: dict[str, Any], path: Path) -> None:
     os.replace(part, path)
 
 
-def _key(row: dict[str, Any]) -> tuple:
-    return (
-        row["data"],
-        list(MODELS).index(row["model"]) if row["model"] in MODELS else -1,
-        row["model"],
-        row["seed"],
-    )
+def _key(row: dict[str, Any]) -> tuple[str, str, int]:
+    return row["data"], row["model"], row["seed"]
 
 
 def _commit() -> str:
@@ -212,10 +233,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in options.data:
         for model in options.models:
             for seed in options.seeds:
-                row = run(model, name, seed, recipe)
-                print(json.dumps(row), flush=True)
-                if options.out:
-                    store(row, options.out)
+                for row in run(model, name, seed, recipe):
+                    print(json.dumps(row), flush=True)
+                    if options.out:
+                        store(row, options.out)
 
 
 if __name__ == "__main__":
