@@ -2,10 +2,10 @@
 
     python -m gmlib.scoreboard --data mushrooms plants jester --out book/results/03-tables.json
 
-The recipe is the same for all models and data: AdamW at a constant rate, stopped when the validation loss
-has not fallen for a while, at the best weights. The weight decay is chosen by the validation loss; where a
-model has an order of the coordinates, so is the order, and a second row is for all orders averaged in
-probability. The test rows are read once, at the end.
+The recipe is the same for all data: AdamW, stopped when the validation loss has not fallen for a while, at
+the best weights. The weight decay is chosen by the validation loss, and so is the order of the coordinates
+where a model has one; a second row is for all orders, averaged in probability. The test rows are read once,
+at the end. To add a model, add it to `MODELS`.
 """
 
 import argparse
@@ -31,22 +31,28 @@ from gmlib.base import Density, Ensemble
 from gmlib.train import fit
 
 
-class Entry(NamedTuple):
-    """A model of the scoreboard: how to make it for D coordinates, and how many of it to try."""
-
-    make: Callable[[int, torch.Generator], Density]
-    members: int = 1
-
-
 class Recipe(NamedTuple):
-    """How all models are trained. Patience is the number of updates without a lower validation loss."""
+    """How a model is trained.
 
-    updates: int = 24_000
+    Patience is the number of updates without a lower validation loss after which training stops. Over the
+    fraction `anneal` of the updates, the last ones, the rate falls to 0.
+    """
+
+    updates: int
+    lr: float
+    anneal: float = 0.0
     patience: int = 2_000
     validate_every: int = 100
     batch_size: int = 100
-    lr: float = 3e-4
     weight_decays: tuple[float, ...] = (0.1, 1.0)
+
+
+class Entry(NamedTuple):
+    """A model of the scoreboard: how to make it for D coordinates, to train it, and how many to try."""
+
+    make: Callable[[int, torch.Generator], Density]
+    recipe: Recipe
+    members: int = 1
 
 
 class Member(NamedTuple):
@@ -58,15 +64,17 @@ class Member(NamedTuple):
     updates: int
 
 
-def shuffled(dim: int, rng: torch.Generator) -> list[int]:
-    """The coordinates in an order that is drawn."""
-    return torch.randperm(dim, generator=rng).tolist()
+def made(dim: int, rng: torch.Generator) -> MADE:
+    """A MADE of an order that is drawn, whose direct connections start at 0."""
+    model = MADE(dim, (500,), torch.randperm(dim, generator=rng).tolist(), direct=True)
+    torch.nn.init.zeros_(model.direct.weight)
+    return model
 
 
 MODELS = {
-    "FVBN": Entry(lambda dim, rng: LogisticAR(dim)),
-    "NADE": Entry(lambda dim, rng: NADE(dim, 500)),
-    "MADE": Entry(lambda dim, rng: MADE(dim, (500,), shuffled(dim, rng), direct=True), members=6),
+    "FVBN": Entry(lambda dim, rng: LogisticAR(dim), Recipe(updates=6_000, lr=1e-2, anneal=0.5)),
+    "NADE": Entry(lambda dim, rng: NADE(dim, 500), Recipe(updates=6_000, lr=3e-3, anneal=0.5)),
+    "MADE": Entry(made, Recipe(updates=20_000, lr=3e-4), members=6),
 }
 
 
@@ -119,6 +127,7 @@ def _member(
         validation=dataset.validation.x,
         validate_every=recipe.validate_every,
         optimizer=partial(torch.optim.AdamW, weight_decay=weight_decay),
+        schedule=lambda done: min(1.0, (1 - done) / recipe.anneal) if recipe.anneal else 1.0,
     )
     return Member(model, nats(model, dataset.validation.x)[0], weight_decay, len(losses))
 
@@ -214,26 +223,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m gmlib.scoreboard", description="Trains models on data, and stores their test nats."
     )
-    default = Recipe()
     parser.add_argument(
         "--data", nargs="+", default=["digits"], help="digits, mnist, a table, or FOLDER/NAME"
     )
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--updates", type=int, default=default.updates)
-    parser.add_argument("--lr", type=float, default=default.lr)
-    parser.add_argument("--weight-decays", nargs="+", type=float, default=default.weight_decays)
+    parser.add_argument("--updates", type=int, help="instead of the model's own")
+    parser.add_argument("--lr", type=float, help="instead of the model's own")
+    parser.add_argument("--weight-decays", nargs="+", type=float, help="instead of 0.1 and 1")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, help="a JSON file to keep the rows in")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    recipe = default._replace(
-        updates=options.updates, lr=options.lr, weight_decays=tuple(options.weight_decays)
-    )
+    given = {name: getattr(options, name) for name in ("updates", "lr", "weight_decays")}
+    given = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items() if v is not None}
     for name in options.data:
         for model in options.models:
             for seed in options.seeds:
-                for row in run(model, name, seed, recipe):
+                for row in run(model, name, seed, MODELS[model].recipe._replace(**given)):
                     print(json.dumps(row), flush=True)
                     if options.out:
                         store(row, options.out)

@@ -17,7 +17,7 @@ STORED = [
 ]
 CHEAP = [row for row in STORED if row["train_seconds"] < 10]
 DIGITS = data.digits(binary=True)
-SHORT = Recipe(updates=20, validate_every=10, weight_decays=(0.0, 0.5))
+SHORT = Recipe(updates=20, lr=3e-4, validate_every=10, weight_decays=(0.0, 0.5))
 
 
 def coins(dim, rng):
@@ -26,7 +26,9 @@ def coins(dim, rng):
 
 @pytest.fixture
 def entries(monkeypatch):
-    monkeypatch.setattr(scoreboard, "MODELS", {"coins": Entry(coins), "three": Entry(coins, members=3)})
+    monkeypatch.setattr(
+        scoreboard, "MODELS", {"coins": Entry(coins, SHORT), "three": Entry(coins, SHORT, members=3)}
+    )
 
 
 def test_there_is_a_cheap_row_that_needs_no_files():
@@ -81,7 +83,7 @@ def test_nats_are_the_mean_and_its_standard_error():
 
 
 def test_the_weight_decay_is_chosen_by_validation(entries):
-    (member,), (other,) = scoreboard.train(Entry(coins), DIGITS, SHORT, 0)
+    (member,), (other,) = scoreboard.train(Entry(coins, SHORT), DIGITS, SHORT, 0)
     assert {member.weight_decay, other.weight_decay} == {0.0, 0.5}
     assert member.validation <= other.validation
     validation = scoreboard.nats(member.model, DIGITS.validation.x)[0]
@@ -90,7 +92,7 @@ def test_the_weight_decay_is_chosen_by_validation(entries):
 
 def test_training_stops_when_validation_rises_and_keeps_the_best(entries):
     recipe = SHORT._replace(updates=400, patience=30, lr=3.0, weight_decays=(0.0,))
-    (member,), _ = scoreboard.train(Entry(coins), DIGITS, recipe, 0)
+    (member,), _ = scoreboard.train(Entry(coins, SHORT), DIGITS, recipe, 0)
     assert 30 <= member.updates < 400
     assert member.updates % 10 == 0
 
