@@ -44,7 +44,7 @@ class Recipe(NamedTuple):
     patience: int = 2_000
     validate_every: int = 100
     batch_size: int = 100
-    weight_decays: tuple[float, ...] = (0.1, 1.0)
+    weight_decays: tuple[float, ...] = (0.01, 0.1)
 
 
 class Entry(NamedTuple):
@@ -74,7 +74,7 @@ def made(dim: int, rng: torch.Generator) -> MADE:
 MODELS = {
     "FVBN": Entry(lambda dim, rng: LogisticAR(dim), Recipe(updates=6_000, lr=1e-2, anneal=0.5)),
     "NADE": Entry(lambda dim, rng: NADE(dim, 500), Recipe(updates=6_000, lr=3e-3, anneal=0.5)),
-    "MADE": Entry(made, Recipe(updates=20_000, lr=3e-4), members=6),
+    "MADE": Entry(made, Recipe(updates=20_000, lr=3e-4, weight_decays=(0.1, 1.0)), members=6),
 }
 
 
@@ -230,7 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--updates", type=int, help="instead of the model's own")
     parser.add_argument("--lr", type=float, help="instead of the model's own")
-    parser.add_argument("--weight-decays", nargs="+", type=float, help="instead of 0.1 and 1")
+    parser.add_argument("--weight-decays", nargs="+", type=float, help="instead of the model's own")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, help="a JSON file to keep the rows in")
     options = parser.parse_args(arguments)
