@@ -103,21 +103,26 @@ class _Discrete(_Autoregressive):
         self.values = values
         self.outputs = 1 if values == 2 else values  # logits of one coordinate
 
-    @abstractmethod
     def logits(self, x: Float[Tensor, "N D"]) -> Float[Tensor, "N D"] | Float[Tensor, "N D values"]:
         """The logits of all conditionals at once: (N, D), or (N, D, values) for more than two values."""
+        require_points(x, self.dim, type(self).__name__)
+        return self._logits(x)
+
+    @abstractmethod
+    def _logits(self, x: Float[Tensor, "N D"]) -> Tensor:
+        """The logits of an x that has been looked at."""
 
     def log_prob(self, x):
         """log p(x) in nats, exact."""
         self._require_values(x)
-        logits = self.logits(x)
+        logits = self._logits(x)
         if self.values == 2:
             return -F.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(-1)
         return -F.cross_entropy(logits.mT, x.long(), reduction="none").sum(-1)
 
     def _require_values(self, x):
         super()._require_values(x)
-        if (x != x.round()).any() or x.min() < 0 or x.max() >= self.values:
+        if not torch.equal(x, x.round().clamp(0, self.values - 1)):
             raise ValueError(
                 f"{type(self).__name__} needs whole numbers from 0 to {self.values - 1}, "
                 f"got values from {x.min():g} to {x.max():g}."
@@ -125,7 +130,7 @@ class _Discrete(_Autoregressive):
 
     def _steps(self, x, known):
         for d in self.order[known:]:
-            yield d, self.logits(x)[:, d]
+            yield d, self._logits(x)[:, d]
 
     def _draw(self, outputs, rng):
         return bernoulli(outputs.sigmoid(), rng) if self.values == 2 else categorical(outputs, rng)
@@ -152,7 +157,7 @@ class LogisticAR(_Discrete):
         super().__init__(dim)
         self.W, self.b = nn.Parameter(torch.zeros(dim, dim)), nn.Parameter(torch.zeros(dim))
 
-    def logits(self, x):
+    def _logits(self, x):
         return F.linear(x, self.W.tril(-1), self.b)
 
     def _steps(self, x, known):
@@ -183,7 +188,7 @@ class NADE(_Discrete):
         self.V = nn.Parameter(nn.init.xavier_uniform_(torch.empty(dim, hidden)))
         self.b, self.c = nn.Parameter(torch.zeros(dim)), nn.Parameter(torch.zeros(hidden))
 
-    def logits(self, x):
+    def _logits(self, x):
         if x.requires_grad:
             states = zip(_states(x, self.W, self.c), self.V.unbind(0), strict=True)
             return torch.stack([a.sigmoid() @ v for a, v in states], -1) + self.b
@@ -352,7 +357,7 @@ class MADE(_Discrete):
         self.network = nn.Sequential(*layers[:-1])
         self.direct = MaskedLinear(dim, dim, masks[-1], bias=False) if direct else None
 
-    def logits(self, x):
+    def _logits(self, x):
         logits = self.network(x)
         return logits if self.direct is None else logits + self.direct(x)
 
@@ -449,6 +454,8 @@ class PixelCNN(_Discrete):
     def __init__(
         self, shape: tuple[int, int, int], channels: int, layers: int, values: int = 2, reach: int = 2
     ):
+        if len(shape) != 3:
+            raise ValueError(f"PixelCNN needs a shape (C, H, W), got {tuple(shape)}.")
         _require_positive("PixelCNN", **dict(zip("CHW", shape, strict=True)))
         _require_positive("PixelCNN", channels=channels, layers=layers, reach=reach)
         dim = math.prod(shape)
@@ -460,7 +467,7 @@ class PixelCNN(_Discrete):
             nn.ReLU(), nn.Conv2d(channels, channels, 1), nn.ReLU(), nn.Conv2d(channels, self.outputs, 1)
         )
 
-    def logits(self, x):
+    def _logits(self, x):
         C, H, W = self.shape
         image = x.view(-1, C, H, W).permute(0, 2, 3, 1).reshape(-1, 1, H, W * C)
         image = 2 * image / (self.values - 1) - 1
@@ -526,7 +533,7 @@ class CausalTransformer(_Discrete):
         self.blocks = nn.Sequential(*(_Block(width, heads) for _ in range(layers)))
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, self.outputs))
 
-    def logits(self, x):
+    def _logits(self, x):
         self._require_values(x)
         before = F.pad(x[:, :-1].long(), (1, 0), value=self.values)  # a value of its own before the first
         return self.head(self.blocks(self.embedding(before) + self.places)).squeeze(-1)

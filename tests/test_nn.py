@@ -6,7 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from gmlib.nn import MLP, bernoulli, categorical, normal, uniform
+from gmlib.nn import (
+    MLP,
+    CausalConv2d,
+    MaskedLinear,
+    bernoulli,
+    categorical,
+    made_masks,
+    normal,
+    uniform,
+)
 
 LIKE = torch.empty((), dtype=torch.float64)
 DRAWS = 40_000
@@ -139,3 +148,75 @@ class TestNoise:
         assert torch.equal(here, there.cpu())
         rng = torch.Generator("cuda").manual_seed(0)
         assert draw(rng, self.like).device.type == "cpu"
+
+
+def test_masked_linear_leaves_out_connections():
+    torch.manual_seed(0)
+    mask = torch.tensor([[1.0, 0, 1], [0, 0, 0]])
+    layer, x = MaskedLinear(3, 2, mask), torch.randn(5, 3, generator=generator())
+    with torch.no_grad():
+        layer.bias.copy_(torch.tensor([2.0, 3]))
+    w = layer.weight
+    torch.testing.assert_close(
+        layer(x), torch.stack([w[0, 0] * x[:, 0] + w[0, 2] * x[:, 2] + 2, 0 * x[:, 0] + 3], -1)
+    )
+    layer(x).sum().backward()
+    assert (layer.weight.grad[mask == 0] == 0).all()
+    assert MaskedLinear(3, 2, mask, bias=False).bias is None
+    mask[0, 0] = 0
+    assert layer.mask[0, 0] == 1, "a copy"
+
+
+def test_masked_linear_starts_by_the_connections_that_there_are():
+    torch.manual_seed(0)
+    mask = (torch.arange(4000) < torch.tensor([[0], [16], [4000]])).float()
+    layer = MaskedLinear(4000, 3, mask)
+    for row, bound in zip(layer.weight, [1, 1 / 4, 1 / 4000**0.5], strict=True):
+        assert 0.99 * bound < row.max() <= bound
+        assert -bound <= row.min() < -0.99 * bound
+        assert abs(row.mean()) < 4 * bound / (3 * 4000) ** 0.5
+    assert (layer.bias == 0).all()
+
+
+def test_made_masks_spread_evenly():
+    order = [2, 0, 1, 3]  # so that the places are 2, 3, 1, 4
+    first, second, last, direct = made_masks(order, (3, 6))
+    assert first.tolist() == [[0, 0, 1, 0], [1, 0, 1, 0], [1, 1, 1, 0]]
+    assert second.tolist() == [[1, 0, 0]] * 2 + [[1, 1, 0]] * 2 + [[1, 1, 1]] * 2
+    assert last.tolist() == [[1, 1, 0, 0, 0, 0], [1, 1, 1, 1, 0, 0], [0] * 6, [1] * 6]
+    assert direct.tolist() == [[0, 0, 1, 0], [1, 0, 1, 0], [0, 0, 0, 0], [1, 1, 1, 0]]
+    assert [mask.tolist() for mask in made_masks([0], (2,))] == [[[1], [1]], [[0, 0]], [[0]]]
+    assert [tuple(mask.shape) for mask in made_masks(order, ())] == [(4, 4), (4, 4)]
+
+
+def test_made_masks_drawn():
+    first, _, _, _ = made_masks(range(6), (10_000, 10), generator())
+    counts = first.sum(1).long().bincount(minlength=7)
+    assert (counts[[0, 6]] == 0).all()
+    assert (abs(counts[1:6] - 2000) < 4 * (10_000 * 0.2 * 0.8) ** 0.5).all()
+    for seed in range(30):
+        below, above, _, _ = made_masks(range(6), (2, 100), generator(seed))
+        assert (above.sum(1) > 0).all(), "each unit has one below that serves it"
+        seen = {int((unit > 0).sum()) for unit in above @ below}
+        assert seen == {int(row.sum()) for row in below}
+    same = zip(
+        made_masks(range(6), (5, 4), generator(1)), made_masks(range(6), (5, 4), generator(1)), strict=True
+    )
+    assert all(torch.equal(a, b) for a, b in same)
+
+
+@pytest.mark.parametrize("reach", [0, 1, 3])
+@pytest.mark.parametrize("rows", [True, False])
+def test_causal_convolution_sees_what_it_says(rows, reach):
+    torch.manual_seed(0)
+    x = torch.randn(1, 2, 7, 9, requires_grad=True)
+    y = CausalConv2d(2, 3, reach, rows=rows)(x)
+    assert y.shape == (1, 3, 7, 9)
+    i, j = 4, 5
+    seen = torch.autograd.grad(y[0, :, i, j].square().sum(), x)[0][0].abs().sum(0) > 0
+    exact = torch.zeros(7, 9, dtype=torch.bool)
+    if rows:
+        exact[i - reach : i + 1, j - reach : j + reach + 1] = True
+    else:
+        exact[i, j - reach : j + 1] = True
+    assert torch.equal(seen, exact)

@@ -1,0 +1,81 @@
+"""MADE of 784 pixels with 500 hidden units, batch 128: gmlib, zuko, normflows and nflows.
+
+    pip install -e ".[bench]" && python bench/made_step.py
+
+Two jobs: a training step (the loss, its gradient and Adam's update), and log p(x) of a batch. All have the
+same loss and data, and all but normflows, which has an activation only in front of a second hidden layer, the
+same layers. They take turns, on one thread; a ratio is to gmlib within the same round, so that a busy machine
+slows all alike. One JSON line each.
+"""
+
+import json
+import statistics
+import time
+from importlib.metadata import version
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from gmlib.autoregressive import MADE
+
+BATCH, DIM, HIDDEN = 128, 784, 500
+
+
+def networks() -> dict[str, nn.Module]:
+    """What gives the logits, for each peer."""
+    from nflows.transforms.made import MADE as NflowsMADE
+    from normflows.nets.made import MADE as NormflowsMADE
+    from zuko.nn import MaskedMLP
+
+    return {
+        "zuko": MaskedMLP(torch.ones(DIM, DIM).tril(-1).bool(), (HIDDEN,)),
+        "normflows": NormflowsMADE(DIM, HIDDEN, num_blocks=1, use_residual_blocks=False),
+        "nflows": NflowsMADE(DIM, HIDDEN, num_blocks=0, use_residual_blocks=False),
+    }
+
+
+def main(rounds: int = 60, steps: int = 10) -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    x = (torch.rand(BATCH, DIM) < 0.13).float()
+    made = MADE(DIM, (HIDDEN,))
+    models, log_probs = {"gmlib": made}, {"gmlib": made.log_prob}
+    for name, network in networks().items():
+        models[f"{name} {version(name)}"] = network
+        log_probs[f"{name} {version(name)}"] = lambda x, network=network: (
+            -F.binary_cross_entropy_with_logits(network(x), x, reduction="none").sum(-1)
+        )
+    optimizers = {name: torch.optim.Adam(model.parameters(), lr=1e-3) for name, model in models.items()}
+
+    def train(name):
+        optimizers[name].zero_grad()
+        (-log_probs[name](x).mean()).backward()
+        optimizers[name].step()
+
+    @torch.no_grad()
+    def evaluate(name):
+        log_probs[name](x)
+
+    for job, do in {"training step": train, "log_prob": evaluate}.items():
+        seconds = {name: [] for name in models}
+        for _ in range(rounds):
+            for name in models:
+                start = time.perf_counter()
+                for _ in range(steps):
+                    do(name)
+                seconds[name].append((time.perf_counter() - start) / steps)
+        for name, times in seconds.items():
+            ratios = [theirs / mine for mine, theirs in zip(seconds["gmlib"], times, strict=True)][5:]
+            low, middle, high = statistics.quantiles(ratios, n=4)
+            result = {"workload": f"MADE {DIM}-{HIDDEN}, batch {BATCH}, {job}", "peer": name}
+            result |= {
+                "torch": torch.__version__,
+                "milliseconds": round(1e3 * statistics.median(times[5:]), 2),
+            }
+            result |= {"peer / gmlib": round(middle, 3), "quartiles": [round(low, 3), round(high, 3)]}
+            print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
