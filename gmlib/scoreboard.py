@@ -231,11 +231,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--updates", type=int, help="instead of the model's own")
     parser.add_argument("--lr", type=float, help="instead of the model's own")
     parser.add_argument("--weight-decays", nargs="+", type=float, help="instead of the model's own")
+    parser.add_argument("--validate-every", type=int, help="instead of every 100 updates")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, help="a JSON file to keep the rows in")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    given = {name: getattr(options, name) for name in ("updates", "lr", "weight_decays")}
+    given = {name: getattr(options, name) for name in ("updates", "lr", "weight_decays", "validate_every")}
     given = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items() if v is not None}
     for name in options.data:
         for model in options.models:
