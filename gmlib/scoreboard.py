@@ -236,6 +236,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="a JSON file to keep the rows in")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
     given = {name: getattr(options, name) for name in ("updates", "lr", "weight_decays", "validate_every")}
     given = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items() if v is not None}
     for name in options.data:

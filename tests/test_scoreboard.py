@@ -159,7 +159,7 @@ class TestCommand:
         assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
 
     def test_a_new_row_takes_the_place_of_the_old_one(self, entries, tmp_path):
-        out = tmp_path / "results.json"
+        out = tmp_path / "a new folder" / "results.json"
         self.rows(out, "--models", "coins", "--lr", "0.1")
         rows = self.rows(out, "--models", "coins", "--lr", "0.2")
         assert [row["configuration"]["lr"] for row in rows] == [0.2]
