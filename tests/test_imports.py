@@ -8,7 +8,7 @@ import pytest
 HEAVY = ("accelerate", "matplotlib", "pooch", "safetensors", "scipy", "sklearn", "tqdm")
 
 
-@pytest.mark.parametrize("module", ["base", "check", "data", "nn", "train"])
+@pytest.mark.parametrize("module", ["base", "check", "data", "files", "nn", "train"])
 def test_import_is_light(module):
     code = f"import sys, torch; old = set(sys.modules); import gmlib.{module}; print(*set(sys.modules) - old)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
