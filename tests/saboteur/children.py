@@ -9,13 +9,14 @@ import traceback
 from collections.abc import Callable
 
 SECONDS = 90  # after which a child has hung, which is red enough
+LONG = 900  # for work that has no fault in it
 
 
 class Children:
     """Runs functions in forked copies of this process, and collects the JSON that they return."""
 
-    def __init__(self, at_once: int = os.cpu_count() or 1):
-        self.at_once, self.running = at_once, {}
+    def __init__(self, at_once: int = os.cpu_count() or 1, seconds: int = SECONDS):
+        self.at_once, self.seconds, self.running = at_once, seconds, {}
 
     def start(self, work: Callable[[], object], done: Callable[[object], None]) -> None:
         while len(self.running) >= self.at_once:
@@ -25,14 +26,14 @@ class Children:
         pid = os.fork()
         if pid == 0:
             os.close(read)
-            _child(work, write)
+            _child(work, write, self.seconds)
         os.close(write)
         self.running[read] = (pid, done)
 
     @classmethod
     def one(cls, work: Callable[[], object]) -> object:
         """What the function returns, found in a copy, so that this process stays as it is."""
-        found, child = [], cls(1)
+        found, child = [], cls(1, LONG)
         child.start(work, found.append)
         child.finish()
         if isinstance(found[0], dict) and found[0].keys() & {"error", "hung"}:
@@ -52,8 +53,8 @@ class Children:
         done(json.loads(text) if text else {"hung": True})
 
 
-def _child(work, write: int) -> None:
-    signal.alarm(SECONDS)
+def _child(work, write: int, seconds: int) -> None:
+    signal.alarm(seconds)
     quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 1)
     os.dup2(quiet, 2)
