@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from batches import FORMS, GOOD, VALUES
 
 from gmlib.autoregressive import (
     MADE,
@@ -22,26 +23,9 @@ MODELS = {
     "PixelCNN": lambda: PixelCNN((1, 1, 3), 2, 1),
     "CausalTransformer": lambda: CausalTransformer(3, 2, 1, 1),
 }
-GOOD = torch.tensor([[0.0, 1.0, 1.0], [1.0, 0.0, 0.0]])
-BATCHES = [
-    (GOOD[:, :2], r"shape \(N, 3\).*got \(2, 2\)"),
-    (GOOD.repeat(1, 2), r"shape \(N, 3\).*got \(2, 6\)"),
-    (GOOD[0], r"shape \(N, 3\).*got \(3,\)"),
-    (GOOD[:0], r"N >= 1, got \(0, 3\)"),
-    (GOOD.long(), "floats, got torch.int64"),
-    (GOOD.tolist(), "floats, got list"),
-    (GOOD * torch.nan, "finite x, got NaN"),
-    (GOOD / 0, "finite x"),
-    (-GOOD / 0, "finite x"),
-]
-VALUES = [
-    (GOOD + 0.25, "whole numbers from 0 to 1, got values from 0.25 to 1.25"),
-    (GOOD - 2 * GOOD[:1], "whole numbers from 0 to 1, got values from -2 to 1"),
-    (GOOD * 2, "whole numbers from 0 to 1, got values from 0 to 2"),
-]
 
 
-@pytest.mark.parametrize(("x", "message"), BATCHES)
+@pytest.mark.parametrize(("x", "message"), FORMS)
 @pytest.mark.parametrize("name", MODELS)
 def test_a_bad_batch(name, x, message):
     model = MODELS[name]()
@@ -73,7 +57,7 @@ def test_levels_that_are_none():
                 model.log_prob(x)
 
 
-@pytest.mark.parametrize("x", [batch for batch, _ in BATCHES[:6]])
+@pytest.mark.parametrize("x", [batch for batch, _ in FORMS[:6]])
 def test_a_bad_batch_for_all_orders(x):
     with pytest.raises(ValueError, match="MADE needs"):
         OrderAgnosticMADE(3, (4,)).loss(x)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from batches import FORMS, GOOD
 from torch import nn
 
 from gmlib.nn import MLP
@@ -24,16 +25,8 @@ def conditional_vae() -> ConditionalVAE:
     return ConditionalVAE(MLP(5, (), 4), MLP(4, (), 3), BernoulliLikelihood(), classes=2)
 
 
-GOOD = torch.tensor([[0.0, 1.0, 1.0], [1.0, 0.0, 0.0]])
-
 BATCHES = [
-    (GOOD[:, :2], r"shape \(N, 3\).*got \(2, 2\)"),
-    (GOOD[0], r"shape \(N, 3\).*got \(3,\)"),
-    (GOOD[:0], r"N >= 1, got \(0, 3\)"),
-    (GOOD.long(), "floats, got torch.int64"),
-    (GOOD.tolist(), "floats, got list"),
-    (GOOD * torch.nan, "finite x, got NaN"),
-    (GOOD / 0, "finite x"),
+    *FORMS,
     (GOOD + 0.1, r"\[0, 1\], got values from 0.1 to 1.1"),
     (GOOD - 2 * GOOD[:1], r"\[0, 1\], got values from -2 to 1"),
 ]

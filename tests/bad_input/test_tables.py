@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from batches import FORMS, GOOD, VALUES
 
 from gmlib.counting import (
     BayesianNetwork,
@@ -16,19 +17,7 @@ from gmlib.counting import (
 )
 
 MODELS = [JointTable(3), IndependentBernoulli(3), MarkovChain(3, 1), BayesianNetwork([(1,), (), ()])]
-GOOD = torch.tensor([[0.0, 1.0, 1.0], [1.0, 0.0, 0.0]])
-
-BATCHES = [
-    (GOOD[:, :2], r"shape \(N, 3\).*got \(2, 2\)"),
-    (GOOD[0], r"shape \(N, 3\).*got \(3,\)"),
-    (GOOD[:0], r"N >= 1, got \(0, 3\)"),
-    (GOOD.long(), "floats, got torch.int64"),
-    (GOOD.tolist(), "floats, got list"),
-    (GOOD * torch.nan, "finite x, got NaN"),
-    (GOOD / 2, "whole numbers from 0 to 1, got values from 0 to 0.5"),
-    (GOOD * 2, "whole numbers from 0 to 1, got values from 0 to 2"),
-    (-GOOD, "whole numbers from 0 to 1, got values from -1 to -?0"),
-]
+BATCHES = [*FORMS, *VALUES]
 
 
 @pytest.mark.parametrize(("x", "message"), BATCHES)
