@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 
 from gmlib import check
 
-NEAR, AFTER = 16, 2  # cells that are executed after a broken one: at most, and once something is red
+NEAR, AFTER = 16, 3  # cells that are executed after a broken one: at most, and once something is red
 KINDS = ("equal", "estimate", "bound", "limit", "optimum", "refute", "reached", "exercise")
 
 
