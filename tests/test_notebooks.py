@@ -100,8 +100,9 @@ def test_hidden_cells_are_folded(notebook):
     assert "cellView" not in code["turned = None"]
 
 
-def test_what_a_cell_printed_is_one_output_however_it_arrived():
-    arrived = [new_output("stream", name="stdout", text=text) for text in ("one\n", "two\n")]
+@pytest.mark.parametrize("pieces", [("one\n", "two\n"), ("one", "\ntwo\n"), ("on", "e\ntwo", "\n")])
+def test_what_a_cell_printed_is_one_output_however_it_arrived(pieces):
+    arrived = [new_output("stream", name="stdout", text=text) for text in pieces]
     (output,) = code_cell(new_code_cell("", outputs=arrived), hidden=False).outputs
     assert output.text == "one\ntwo\n"
 

@@ -5,12 +5,12 @@ A build writes them to `_build/notebooks`; `python -m gmbook.notebooks` puts the
 
 import hashlib
 from collections import Counter
+from copy import copy
 from pathlib import Path
 from urllib.parse import urljoin
 
 import nbformat
 from jupyter_cache import get_cache
-from myst_nb.core.utils import coalesce_streams
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from .markdown import CodeCell, Markdown, joined
@@ -57,8 +57,21 @@ def text_only(output):
 def code_cell(cell, hidden):
     tags = [tag for tag in cell.metadata.get("tags", []) if tag not in {"hide-input", "remove-cell"}]
     metadata = ({"tags": tags} if tags else {}) | (FOLDED if hidden else {})
-    outputs = [text_only(output) for output in coalesce_streams(cell.outputs)]
+    outputs = [text_only(output) for output in joined_streams(cell.outputs)]
     return new_code_cell(cell.source, metadata=metadata, outputs=outputs)
+
+
+def joined_streams(outputs):
+    """What was printed as one output, to the letter, wherever it was cut on its way."""
+    found, streams = [], {}
+    for output in outputs:
+        if output.output_type == "stream" and output.name in streams:
+            streams[output.name]["text"] += output.text
+            continue
+        found.append(copy(output))
+        if output.output_type == "stream":
+            streams[output.name] = found[-1]
+    return found
 
 
 def cells(app, doctree, docname):
