@@ -4,16 +4,14 @@
 
 Two jobs: a training step (the loss, its gradient and Adam's update), and log p(x) of a batch. All have the
 same loss and data, and all but normflows, which has an activation only in front of a second hidden layer, the
-same layers. They take turns, on one thread; a ratio is to gmlib within the same round, so that a busy machine
-slows all alike. One JSON line each.
+same layers. One thread; `race` says how they are compared. One JSON line each.
 """
 
-import json
-import statistics
-import time
+from functools import partial
 from importlib.metadata import version
 
 import torch
+from race import race
 from torch import nn
 from torch.nn import functional as F
 
@@ -58,23 +56,8 @@ def main(rounds: int = 60, steps: int = 10) -> None:
         log_probs[name](x)
 
     for job, do in {"training step": train, "log_prob": evaluate}.items():
-        seconds = {name: [] for name in models}
-        for _ in range(rounds):
-            for name in models:
-                start = time.perf_counter()
-                for _ in range(steps):
-                    do(name)
-                seconds[name].append((time.perf_counter() - start) / steps)
-        for name, times in seconds.items():
-            ratios = [theirs / mine for mine, theirs in zip(seconds["gmlib"], times, strict=True)][5:]
-            low, middle, high = statistics.quantiles(ratios, n=4)
-            result = {"workload": f"MADE {DIM}-{HIDDEN}, batch {BATCH}, {job}", "peer": name}
-            result |= {
-                "torch": torch.__version__,
-                "milliseconds": round(1e3 * statistics.median(times[5:]), 2),
-            }
-            result |= {"peer / gmlib": round(middle, 3), "quartiles": [round(low, 3), round(high, 3)]}
-            print(json.dumps(result))
+        jobs = {name: partial(do, name) for name in models}
+        race(f"MADE {DIM}-{HIDDEN}, batch {BATCH}, {job}", jobs, rounds=rounds, steps=steps, warm=5)
 
 
 if __name__ == "__main__":

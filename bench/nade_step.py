@@ -3,19 +3,18 @@
     python bench/nade_step.py
 
 Three jobs: a training step (the loss, its gradient and Adam's update), log p(x) of a batch, and 16 samples.
-All have the same parameters and data, and take turns, on one thread; a ratio is to gmlib within the same
-round, so that a busy machine slows all alike. Memory is what a training step adds to a process at its peak.
-One JSON line each.
+All have the same parameters and data, on one thread; `race` says how they are compared. Memory is what a
+training step adds to a process at its peak. One JSON line each.
 """
 
 import json
 import resource
-import statistics
 import subprocess
 import sys
-import time
+from functools import partial
 
 import torch
+from race import race
 
 from gmlib.autoregressive import NADE
 
@@ -26,7 +25,7 @@ JOBS = ["training step", "log_prob", "sample"]
 class Naive(NADE):
     """Each hidden layer from all the coordinates before it: O(D^2 H)."""
 
-    def logits(self, x):
+    def _logits(self, x):
         h = [(self.c + x[:, :d] @ self.W[:d]).sigmoid() for d in range(DIM)]
         return torch.stack([(h[d] * self.V[d]).sum(-1) + self.b[d] for d in range(DIM)], -1)
 
@@ -39,7 +38,7 @@ class Naive(NADE):
 class Textbook(NADE):
     """The recurrence as it is written in books, on W[d]."""
 
-    def logits(self, x):
+    def _logits(self, x):
         a, logits = self.c.expand(len(x), HIDDEN), []
         for d in range(DIM):
             logits.append(a.sigmoid() @ self.V[d] + self.b[d])
@@ -91,29 +90,17 @@ def main(rounds: int = 9) -> None:
     torch.set_num_threads(1)
     x = images()
     names = ["gmlib", "textbook loop", "naive O(D^2 H)"]
-    memory = {name: peak(name) for name in names}
+    for name in names:  # first, since a process starts from the peak of the one that started it
+        grown = {"workload": f"NADE {DIM}-{HIDDEN}, batch {BATCH}, training step", "peer": name}
+        print(json.dumps(grown | {"peak MiB": round(peak(name))}), flush=True)
     contestants = {name: contestant(name) for name in names}
     losses = [model.loss(x) for model, _ in contestants.values()]
     assert all(torch.isclose(loss, losses[0], rtol=1e-5) for loss in losses), "one model, three ways"
     for job in JOBS:
-        seconds = {name: [] for name in names}
-        for _ in range(rounds):
-            for name, (model, optimizer) in contestants.items():
-                start = time.perf_counter()
-                do(job, model, optimizer, x)
-                seconds[name].append(time.perf_counter() - start)
-        for name, times in seconds.items():
-            ratios = [theirs / mine for mine, theirs in zip(seconds["gmlib"], times, strict=True)][1:]
-            low, middle, high = statistics.quantiles(ratios, n=4)
-            result = {"workload": f"NADE {DIM}-{HIDDEN}, batch {BATCH}, {job}", "peer": name}
-            result |= {
-                "torch": torch.__version__,
-                "milliseconds": round(1e3 * statistics.median(times[1:]), 1),
-            }
-            result |= {"peer / gmlib": round(middle, 2), "quartiles": [round(low, 2), round(high, 2)]}
-            if job == "training step":
-                result["peak MiB"] = round(memory[name])
-            print(json.dumps(result))
+        jobs = {
+            name: partial(do, job, model, optimizer, x) for name, (model, optimizer) in contestants.items()
+        }
+        race(f"NADE {DIM}-{HIDDEN}, batch {BATCH}, {job}", jobs, rounds=rounds)
 
 
 if __name__ == "__main__":

@@ -2,17 +2,15 @@
 
     pip install -e ".[bench]" && python bench/vae_step.py
 
-A step is the loss, its gradient and Adam's update. All three have the same layers, loss and data, and take
-turns, on one thread; a ratio is to gmlib within the same round, so that a busy machine slows all alike.
-One JSON line each.
+A step is the loss, its gradient and Adam's update. All three have the same layers, loss and data, on one
+thread; `race` says how they are compared. One JSON line each.
 """
 
-import json
-import statistics
-import time
+from functools import partial
 from importlib.metadata import version
 
 import torch
+from race import race
 from torch import nn
 from torch.nn import functional as F
 
@@ -83,29 +81,14 @@ def main(rounds: int = 60, steps: int = 10) -> None:
         f"pythae {version('pythae')}": pythae_model(),
     }
     optimizers = {name: torch.optim.Adam(model.parameters(), lr=1e-3) for name, (model, _) in peers.items()}
-    seconds = {name: [] for name in peers}
-    for _ in range(rounds):
-        for name, (_, loss) in peers.items():
-            start = time.perf_counter()
-            for _ in range(steps):
-                optimizers[name].zero_grad()
-                loss(x).backward()
-                optimizers[name].step()
-            seconds[name].append((time.perf_counter() - start) / steps)
-    for name, times in seconds.items():
-        ratios = [mine / theirs for mine, theirs in zip(seconds["gmlib"], times, strict=True)]
-        low, middle, high = statistics.quantiles(ratios[5:], n=4)
-        result = {
-            "workload": "VAE training step 784-400-20, batch 128",
-            "peer": name,
-            "torch": torch.__version__,
-        }
-        result |= {"milliseconds": round(1e3 * statistics.median(times[5:]), 2)}
-        print(
-            json.dumps(
-                result | {"gmlib / peer": round(middle, 3), "quartiles": [round(low, 3), round(high, 3)]}
-            )
-        )
+
+    def train(name):
+        optimizers[name].zero_grad()
+        peers[name][1](x).backward()
+        optimizers[name].step()
+
+    jobs = {name: partial(train, name) for name in peers}
+    race("VAE training step 784-400-20, batch 128", jobs, rounds=rounds, steps=steps, warm=5)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,14 @@ from torch.autograd.function import once_differentiable
 from torch.distributions import Normal
 from torch.nn import functional as F
 
-from gmlib.base import Density, Trainable, require_count, require_no_condition, require_points
+from gmlib.base import (
+    Density,
+    Trainable,
+    require_count,
+    require_levels,
+    require_no_condition,
+    require_points,
+)
 from gmlib.nn import (
     MLP,
     CausalConv2d,
@@ -122,11 +129,7 @@ class _Discrete(_Autoregressive):
 
     def _require_values(self, x):
         super()._require_values(x)
-        if not torch.equal(x, x.round().clamp(0, self.values - 1)):
-            raise ValueError(
-                f"{type(self).__name__} needs whole numbers from 0 to {self.values - 1}, "
-                f"got values from {x.min():g} to {x.max():g}."
-            )
+        require_levels(x, self.values, type(self).__name__)
 
     def _steps(self, x, known):
         for d in self.order[known:]:

@@ -139,6 +139,14 @@ def require_points(x: Tensor, dim: int | None, name: str) -> None:
         raise ValueError(f"{name} needs finite x, got NaN or infinity.")
 
 
+def require_levels(x: Tensor, values: int, name: str) -> None:
+    """Raises ValueError unless x, which is finite, holds whole numbers from 0 to values - 1."""
+    if not torch.equal(x, x.round().clamp(0, values - 1)):
+        raise ValueError(
+            f"{name} needs whole numbers from 0 to {values - 1}, got values from {x.min():g} to {x.max():g}."
+        )
+
+
 def require_count(n: int, name: str) -> None:
     """Raises ValueError unless n, the number of draws asked of `name`, is at least 1."""
     if n < 1:

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gmlib.base import Density, require_count, require_no_condition, require_points
+from gmlib.base import Density, require_count, require_levels, require_no_condition, require_points
 from gmlib.nn import categorical, uniform
 
 LARGEST = 2**24  # entries of one table: 64 MB in float32, and what torch.multinomial can draw from
@@ -97,13 +97,8 @@ class _Tables(Density):
         return index
 
     def _require_values(self, x: Float[Tensor, "N D"]) -> None:
-        name = type(self).__name__
-        require_points(x, self.dim, name)
-        if (x != x.round()).any() or x.min() < 0 or x.max() >= self.values:
-            raise ValueError(
-                f"{name} needs whole numbers from 0 to {self.values - 1}, "
-                f"got values from {x.min():g} to {x.max():g}."
-            )
+        require_points(x, self.dim, type(self).__name__)
+        require_levels(x, self.values, type(self).__name__)
 
     def _require_pseudo_count(self, pseudo_count: int | float) -> None:
         if not 0 <= pseudo_count < float("inf"):

@@ -9,7 +9,15 @@ from torch import Tensor, nn
 from torch.distributions import LowRankMultivariateNormal, Normal
 from torch.nn import functional as F
 
-from gmlib.base import Density, Sampler, Trainable, require_count, require_no_condition, require_points
+from gmlib.base import (
+    Density,
+    Sampler,
+    Trainable,
+    require_count,
+    require_levels,
+    require_no_condition,
+    require_points,
+)
 from gmlib.divergences import gaussian_kl_to_standard
 from gmlib.nn import bernoulli, categorical, normal
 
@@ -118,14 +126,9 @@ class CategoricalLikelihood(Likelihood):
         self.per_coordinate = levels
 
     def log_prob(self, x, outputs):
-        level = x.long()
-        if (level != x).any() or level.min() < 0 or level.max() >= self.per_coordinate:
-            raise ValueError(
-                f"CategoricalLikelihood needs whole numbers from 0 to {self.per_coordinate - 1}, "
-                f"got values from {x.min():g} to {x.max():g}."
-            )
+        require_levels(x, self.per_coordinate, "CategoricalLikelihood")
         log_p = self._logits(outputs).log_softmax(-1)  # (*k, N, D, levels)
-        level = level.expand(*log_p.shape[:-1]).unsqueeze(-1)
+        level = x.long().expand(*log_p.shape[:-1]).unsqueeze(-1)
         return log_p.gather(-1, level).squeeze(-1).sum(-1)
 
     def mean(self, outputs):

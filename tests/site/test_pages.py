@@ -75,6 +75,16 @@ def links_and_ids(path):
     ]
 
 
+def test_sections_are_numbered_once_in_the_book():
+    pages = sorted((SITE / "book").glob("[0-9][0-9]-*.html"))
+    soups = [BeautifulSoup(page.read_text(), "html.parser") for page in pages]
+    numbers = [
+        tag.text for soup in soups for tag in soup.select("h2 > .section-number, h3 > .section-number")
+    ]
+    assert numbers
+    assert [number for number, count in Counter(numbers).items() if count > 1] == []
+
+
 def test_ids_are_unique(name):
     _, ids = links_and_ids(SITE / "book" / f"{name}.html")
     assert [id for id, count in Counter(ids).items() if count > 1] == []

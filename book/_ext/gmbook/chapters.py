@@ -26,7 +26,8 @@ def assign_section_numbers(collector, env):
         chapter = int(chapter_of(docname))
 
         def renumber(number, chapter=chapter, before=used[chapter]):
-            return (chapter, *(part + before * (i == 0) for i, part in enumerate(number[1:])))
+            section, deeper = number[1:2], number[2:]
+            return (chapter, *(part + before for part in section), *deeper)
 
         for anchor, number in sections.items():
             sections[anchor] = number and renumber(number)
