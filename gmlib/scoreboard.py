@@ -142,7 +142,7 @@ def nats(model: Density, x: Float[Tensor, "N D"]) -> tuple[float, float]:
 def run(model: str, name: str, seed: int, recipe: Recipe) -> list[dict[str, Any]]:
     """The rows of one model: the member that is best by validation and, of several, their average."""
     dataset, entry = load(name), MODELS[model]
-    start = time.perf_counter()
+    commit, start = _commit(), time.perf_counter()  # of the code that runs, whatever is edited meanwhile
     members, rejected = train(entry, dataset, recipe, seed)
     seconds = time.perf_counter() - start
     best = min(members, key=lambda member: member.validation)
@@ -164,7 +164,7 @@ def run(model: str, name: str, seed: int, recipe: Recipe) -> list[dict[str, Any]
         "train_seconds": round(seconds, 1),
         "wall_seconds": round(time.perf_counter() - start, 1),
         "versions": {"python": platform.python_version(), "torch": version("torch")},
-        "commit": _commit(),
+        "commit": commit,
         "hardware": f"{_processor()}, threads: {torch.get_num_threads()}",
     }
     key = {"data": name.rpartition("/")[2], "seed": seed, "kind": "exact"}
