@@ -371,7 +371,7 @@ class MADE(_Discrete):
         masks = made_masks(self.order, self.hidden, rng)
         layers = [*self.network[::2], *([self.direct] if self.direct else [])]
         for layer, mask in zip(layers, masks, strict=False):
-            layer.mask.copy_(mask)
+            layer.set_mask(mask)
         return self
 
 

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn import functional as F
 
 from gmlib.nn import (
     MLP,
@@ -165,6 +166,44 @@ def test_masked_linear_leaves_out_connections():
     assert MaskedLinear(3, 2, mask, bias=False).bias is None
     mask[0, 0] = 0
     assert layer.mask[0, 0] == 1, "a copy"
+
+
+TRIANGLE = torch.ones(10, 9).tril()
+MASKS = {
+    "triangle": TRIANGLE,
+    "its other half": TRIANGLE.T.flip(0).T,
+    "a triangle above": TRIANGLE.T.flip(0, 1),
+    "nothing in a block": torch.ones(8, 4).tril(-3),
+    "no order": (torch.rand(9, 7, generator=generator()) < 0.5).float(),
+    "nothing": torch.zeros(5, 3),
+    "fewer outputs than blocks": torch.eye(2),
+}
+
+
+@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
+def test_masked_linear_by_blocks_is_the_whole_product(mask):
+    outputs, inputs = mask.shape
+    x = torch.randn(2, 5, inputs, generator=generator(), requires_grad=True)
+    layer = MaskedLinear(inputs, outputs, 1 - mask)
+    other = MaskedLinear(inputs, outputs, mask)
+    layer.load_state_dict(other.state_dict())  # brings the mask with it
+    with torch.no_grad():
+        layer.bias.normal_(generator=generator())
+    y, whole = layer(x), F.linear(x, layer.weight * mask, layer.bias)
+    torch.testing.assert_close(y, whole)
+    of = (x, layer.weight, layer.bias)
+    ours, theirs = (torch.autograd.grad(z.square().sum(), of) for z in (y, whole))
+    for mine, reference in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, reference)
+
+
+def test_masked_linear_skips_what_a_triangle_leaves_out():
+    layer = MaskedLinear(784, 500, torch.ones(500, 784).tril(200))
+    work = sum(n * (r.stop - r.start) for n, r in zip(layer.blocks, layer.ranges, strict=True))
+    assert work == 125 * (325 + 450 + 575 + 700)
+    assert layer.ranges[0] == slice(0, 325)
+    everywhere = MaskedLinear(784, 500, torch.ones(500, 784).tril(700))
+    assert (everywhere.blocks, everywhere.ranges) == ([500], [slice(0, 784)]), "nothing to save"
 
 
 def test_masked_linear_starts_by_the_connections_that_there_are():
