@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from gmlib.base import (
     Density,
     Trainable,
+    require_batch,
     require_count,
     require_levels,
     require_no_condition,
@@ -128,7 +129,7 @@ class _Discrete(_Autoregressive):
         return -F.cross_entropy(logits.mT, x.long(), reduction="none").sum(-1)
 
     def _require_values(self, x):
-        super()._require_values(x)
+        require_batch(x, self.dim, type(self).__name__)
         require_levels(x, self.values, type(self).__name__)
 
     def _steps(self, x, known):

@@ -125,26 +125,33 @@ class Ensemble(Density):
         return torch.cat(draws)[k.argsort().argsort()]  # the i-th row is a draw of model k_i
 
 
-def require_points(x: Tensor, dim: int | None, name: str) -> None:
-    """Raises ValueError unless x is a float tensor of shape (N, dim) with N >= 1 and finite values.
-
-    Any width from 1 will do where dim is None.
-    """
+def require_batch(x: Tensor, dim: int | None, name: str) -> None:
+    """Raises ValueError unless x is a float tensor of shape (N, dim), or of any width, with N >= 1."""
     if not isinstance(x, Tensor) or not x.is_floating_point():
         got = x.dtype if isinstance(x, Tensor) else type(x).__name__
         raise ValueError(f"{name} needs a tensor of floats, got {got}.")
     if x.ndim != 2 or x.numel() == 0 or dim not in (None, x.shape[1]):
         raise ValueError(f"{name} needs x of shape (N, {dim or 'D'}) with N >= 1, got {tuple(x.shape)}.")
-    if not torch.stack(x.aminmax()).isfinite().all():  # quicker than to ask each element
-        raise ValueError(f"{name} needs finite x, got NaN or infinity.")
+
+
+def require_points(x: Tensor, dim: int | None, name: str) -> None:
+    """Raises ValueError unless x is a batch, as in `require_batch`, of finite values."""
+    require_batch(x, dim, name)
+    _require_finite(x, name)
 
 
 def require_levels(x: Tensor, values: int, name: str) -> None:
-    """Raises ValueError unless x, which is finite, holds whole numbers from 0 to values - 1."""
-    if not torch.equal(x, x.round().clamp(0, values - 1)):
+    """Raises ValueError unless x holds whole numbers from 0 to values - 1."""
+    if not torch.equal(x, x.round().clamp_(0, values - 1)):
+        _require_finite(x, name)
         raise ValueError(
             f"{name} needs whole numbers from 0 to {values - 1}, got values from {x.min():g} to {x.max():g}."
         )
+
+
+def _require_finite(x: Tensor, name: str) -> None:
+    if not torch.stack(x.aminmax()).isfinite().all():  # quicker than to ask each element
+        raise ValueError(f"{name} needs finite x, got NaN or infinity.")
 
 
 def require_count(n: int, name: str) -> None:

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gmlib.base import Density, require_count, require_levels, require_no_condition, require_points
+from gmlib.base import Density, require_batch, require_count, require_levels, require_no_condition
 from gmlib.nn import categorical, uniform
 
 LARGEST = 2**24  # entries of one table: 64 MB in float32, and what torch.multinomial can draw from
@@ -97,7 +97,7 @@ class _Tables(Density):
         return index
 
     def _require_values(self, x: Float[Tensor, "N D"]) -> None:
-        require_points(x, self.dim, type(self).__name__)
+        require_batch(x, self.dim, type(self).__name__)
         require_levels(x, self.values, type(self).__name__)
 
     def _require_pseudo_count(self, pseudo_count: int | float) -> None:

@@ -97,9 +97,9 @@ class MaskedLinear(nn.Linear):
 
     def forward(self, x):
         weights, masks = self.weight.split(self.blocks), self.mask.split(self.blocks)
-        blocks = zip(weights, masks, self.ranges, strict=True)
-        y = torch.cat([F.linear(x[..., r], w[:, r] * m[:, r]) for w, m, r in blocks], -1)
-        return y if self.bias is None else y + self.bias
+        biases = [None] * len(weights) if self.bias is None else self.bias.split(self.blocks)
+        blocks = zip(weights, masks, biases, self.ranges, strict=True)
+        return torch.cat([F.linear(x[..., r], w[:, r] * m[:, r], b) for w, m, b, r in blocks], -1)
 
 
 def _nonzero_range(block: Float[Tensor, "outputs inputs"]) -> slice:
