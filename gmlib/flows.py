@@ -390,7 +390,7 @@ class Flow(Density):
         self.transforms = nn.ModuleList(transforms)
 
     def states(self, x: Float[Tensor, "N D"]) -> list[tuple[Float[Tensor, "N D"], Float[Tensor, " N"]]]:
-        """The L + 1 stations from x to z, each with log|det| of the way there; in reverse, those of a draw."""
+        """The L + 1 stations from x to z, each with log|det| of the way; in reverse, those of a draw."""
         require_points(x, self.dim, type(self).__name__)
         states = [(x, x.new_zeros(len(x)))]
         for transform in self.transforms:
@@ -604,7 +604,7 @@ class Dequantized(Trainable, Sampler):
     One draw of u for each x, uniform on [0, 1)^D with q = 1 unless there is a noise model: an unbiased
     estimate of a lower bound on log P(x), where P(x) is the flow's mass in the cell of x, in nats. It is no
     `Density`: P(x) itself is out of reach. `loss` is the mean of -ELBO. `sample` draws a point and says which
-    cell it lies in; P has mass on all whole numbers, so a draw may lie outside 0, ..., m - 1, and stays there.
+    cell it lies in; P has mass on all whole numbers, so a draw may lie outside 0, ..., m - 1.
 
     Args:
         flow: the density p of points that lie in [-1, 1)^D for data.
