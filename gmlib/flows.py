@@ -255,7 +255,7 @@ class SplineCoupling(_Coupling):
 
     def _move(self, points, inverse):
         stays, moves = self._split(points)
-        raw = self.network(stays).unflatten(-1, (moves.shape[-1], -1))
+        raw = self.network(stays).unflatten(-1, (-1, moves.shape[-1]))
         moved, log_slope = rational_quadratic(moves, raw, self.bound, inverse)
         return self._join(stays, moved), log_slope.sum(-1)
 
@@ -267,8 +267,8 @@ class SplineCoupling(_Coupling):
 
 
 def rational_quadratic(
-    x: Float[Tensor, "*shape"], raw: Float[Tensor, "*shape P"], bound: float, inverse: bool = False
-) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"]]:
+    x: Float[Tensor, "N D"], raw: Float[Tensor, "N P D"], bound: float, inverse: bool = False
+) -> tuple[Float[Tensor, "N D"], Float[Tensor, "N D"]]:
     r"""An increasing curve through K + 1 knots, and the log of its slope; the identity outside the bounds.
 
     .. math:: \xi = \frac{x - x_k}{x_{k+1} - x_k}, \quad s = \frac{y_{k+1} - y_k}{x_{k+1} - x_k}, \quad
@@ -284,20 +284,17 @@ def rational_quadratic(
 
     Source: Durkan, Bekasov, Murray and Papamakarios (2019), Neural Spline Flows, section 3.1 and equation 8.
     """
-    K = (raw.shape[-1] + 1) // 3
+    K = (raw.shape[1] + 1) // 3
     raw = BOUND * raw.tanh()
-    share = raw[..., : 2 * K].unflatten(-1, (2, K)).softmax(-1)
-    inner = bound * (2 * share.cumsum(-1)[..., :-1] - 1)
-    knots = F.pad(F.pad(inner, (1, 0), value=-bound), (0, 1), value=bound)  # (*shape, 2, K + 1)
-    slopes = F.pad(raw[..., 2 * K :].exp(), (1, 1), value=1.0)
-    table = torch.cat([knots, slopes.unsqueeze(-2)], -2)  # (*shape, 3, K + 1)
-
+    share = raw[:, : 2 * K].unflatten(1, (2, K)).softmax(2)  # of widths and heights, (N, 2, K, D)
+    inner = bound * (2 * share[:, :, :-1].cumsum(2) - 1)
+    knots = F.pad(F.pad(inner, (0, 0, 1, 0), value=-bound), (0, 0, 0, 1), value=bound)  # (N, 2, K + 1, D)
+    slopes = F.pad(raw[:, 2 * K :].exp(), (0, 0, 1, 1), value=1.0)
     inside = x.clamp(-bound, bound)
-    k = (inside.unsqueeze(-1) >= knots[..., int(inverse), 1:-1]).sum(-1)
-    pair = torch.stack([k, k + 1], -1).unsqueeze(-2)
-    (x0, x1), (y0, y1), (d0, d1) = (
-        row.unbind(-1) for row in table.gather(-1, pair.expand(*k.shape, 3, 2)).unbind(-2)
-    )
+    k = (inside.unsqueeze(1) >= knots[:, int(inverse), 1:-1]).sum(1, keepdim=True)  # (N, 1, D)
+    pair = torch.cat([k, k + 1], 1)
+    (x0, x1), (y0, y1) = (axis.gather(1, pair).unbind(1) for axis in knots.unbind(1))
+    d0, d1 = slopes.gather(1, pair).unbind(1)
     width, height = x1 - x0, y1 - y0
     s = height / width
     bend = d0 + d1 - 2 * s
