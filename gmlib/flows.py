@@ -169,6 +169,13 @@ class Planar(Transform):
         return z - (0.5 * (low + high) + self.b).tanh().unsqueeze(-1) * u
 
 
+class _Tanh(nn.Tanh):
+    """In place. Smooth, so that the density is; bounded, so that rounding of far points stays harmless."""
+
+    def forward(self, x):
+        return x.tanh_()
+
+
 class _Coupling(Transform):
     """One half of the coordinates stays and tells a network how to move the others."""
 
@@ -179,7 +186,7 @@ class _Coupling(Transform):
         super().__init__(dim)
         self.flip, self.halves = flip, (dim // 2, dim - dim // 2)
         stays, moves = self.halves[::-1] if flip else self.halves
-        self.network = MLP(stays, hidden, moves * per_coordinate, activation=partial(nn.ReLU, inplace=True))
+        self.network = MLP(stays, hidden, moves * per_coordinate, activation=_Tanh)
         with torch.no_grad():
             self.network[-1].weight.zero_()
             self.network[-1].bias.zero_()
@@ -208,7 +215,7 @@ class Coupling(_Coupling):
         ValueError: if dim < 2 or a width is below 1.
 
     Source: Dinh, Sohl-Dickstein and Bengio (2017), Density Estimation Using Real NVP, section 3.2.
-    Departs from it: halves in place of checkerboards, a dense network, no batch normalisation.
+    Departs from it: halves in place of checkerboards, a dense network with tanh, no batch normalisation.
     """
 
     def _scale_and_shift(self, stays):
@@ -243,8 +250,7 @@ class SplineCoupling(_Coupling):
         ValueError: if dim < 2, a width or bins is below 1, or bound is not positive.
 
     Source: Durkan, Bekasov, Murray and Papamakarios (2019), Neural Spline Flows, section 3. Departs from it:
-    a dense network, which reads the nearest point of the box where x_a lies outside, so that far points move
-    in a way that rounding leaves intact.
+    a dense network with tanh; widths and heights of a curve differ by e^2 at most, slopes at knots by e^4.
     """
 
     def __init__(
@@ -257,7 +263,7 @@ class SplineCoupling(_Coupling):
 
     def _move(self, points, inverse):
         stays, moves = self._split(points)
-        raw = self.network(stays.clamp(-self.bound, self.bound)).unflatten(-1, (-1, moves.shape[-1]))
+        raw = self.network(stays).unflatten(-1, (-1, moves.shape[-1]))
         moved, log_slope = rational_quadratic(moves, raw, self.bound, inverse)
         return self._join(stays, moved), log_slope.sum(-1)
 
@@ -343,7 +349,7 @@ class Autoregressive(Transform):
         *masks, last, _ = made_masks(self.order, hidden)
         layers: list[nn.Module] = []
         for mask in (*masks, last.repeat(2, 1)):
-            layers += [MaskedLinear(*mask.T.shape, mask), nn.ReLU(inplace=True)]
+            layers += [MaskedLinear(*mask.T.shape, mask), _Tanh()]
         self.network = nn.Sequential(*layers[:-1])
         with torch.no_grad():
             self.network[-1].weight.zero_()
