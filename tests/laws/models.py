@@ -94,13 +94,17 @@ class Coins(Density):
 class Case(NamedTuple):
     """How to make a model, and its data: "real", "binary", "levels" or "integers" in `dim` coordinates.
 
-    A model of integers is trained on levels, and draws any whole numbers.
+    A model of integers is trained on levels, and draws any whole numbers. `spread` is that of the noise on the
+    parameters: small where a model would leave the grid. `kinks` is what the grid may miss of the mass, at
+    places where a density bends.
     """
 
     make: Callable[[], nn.Module]
     data: str
     dim: int
     conditional: bool = False
+    spread: float = 0.4
+    kinks: float = 1e-9
 
 
 def _vae(likelihood: nn.Module, dim: int, extra: int = 0) -> tuple[nn.Module, nn.Module, nn.Module]:
@@ -132,10 +136,10 @@ MODELS = {
     "Flow": Case(
         lambda: Flow([Affine(2), Planar(2), Permutation([1, 0]), Planar(2), LinearLU(2)]), "real", 2
     ),
-    "RealNVP": Case(lambda: RealNVP(2, 3, (4,)), "real", 2),
-    "SplineFlow": Case(lambda: SplineFlow(2, 2, (4,), bins=3), "real", 2),
-    "MAF": Case(lambda: MAF(2, 2, (4,)), "real", 2),
-    "ContinuousFlow": Case(lambda: ContinuousFlow(2, (4,)), "real", 2),
+    "RealNVP": Case(lambda: RealNVP(2, 3, (4,)), "real", 2, spread=0.1),
+    "SplineFlow": Case(lambda: SplineFlow(2, 2, (4,), bins=3), "real", 2, spread=0.2, kinks=1e-4),
+    "MAF": Case(lambda: MAF(2, 2, (4,)), "real", 2, spread=0.1),
+    "ContinuousFlow": Case(lambda: ContinuousFlow(2, (4,)), "real", 2, spread=0.1),
     "Dequantized": Case(lambda: Dequantized(RealNVP(3, 2, (4,)), LEVELS), "integers", 3),
     "Dequantized-variational": Case(
         lambda: Dequantized(MAF(3, 2, (4,)), LEVELS, LogisticNormalNoise(3, (4,))), "integers", 3
@@ -163,7 +167,7 @@ def build(name: str, dtype: torch.dtype = torch.float64, device: str = "cpu") ->
     model, rng = MODELS[name].make().double(), generator(1)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += 0.4 * normal(parameter.shape, rng, like=parameter)
+            parameter += MODELS[name].spread * normal(parameter.shape, rng, like=parameter)
     return model.to(device, dtype).eval()
 
 
