@@ -94,9 +94,9 @@ class Coins(Density):
 class Case(NamedTuple):
     """How to make a model, and its data: "real", "binary", "levels" or "integers" in `dim` coordinates.
 
-    A model of integers is trained on levels, and draws any whole numbers. `spread` is that of the noise on the
-    parameters: small where a model would leave the grid. `kinks` is what the grid may miss of the mass, at
-    places where a density bends.
+    A model of integers is trained on levels, and draws any whole numbers. `spread` is that of the noise on
+    the parameters, small where a model would leave the grid. `kinks` is what the grid may miss of the mass,
+    at places where a density bends.
     """
 
     make: Callable[[], nn.Module]
