@@ -1,7 +1,7 @@
 """Densities by change of variables: invertible maps from data x to noise z, whose volume change is known."""
 
 import math
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import partial
 
@@ -26,7 +26,7 @@ from gmlib.nn import MLP, MaskedLinear, bernoulli, made_masks, normal, uniform
 BOUND = 2.0  # of the logarithm of a scale that a network asks for
 
 
-class Transform(nn.Module):
+class Transform(nn.Module, ABC):
     """An invertible map of points in D dimensions, with the log of its volume change.
 
     Args:
