@@ -3,9 +3,9 @@
     pip install -e ".[bench]" && python bench/flows_step.py
 
 Eight couplings, affine or by splines of 8 bins on [-5, 5], whose halves take turns; the networks have two
-hidden layers of 64 (2-D) or 128 units: tanh in gmlib, ReLU in the peers. Three jobs: log p(x) of a batch, 1000
-draws, and a training step (the loss, its gradient and Adam's update). All have layers of the same widths,
-from each peer's own parts. One thread; `race` says how they are compared. One JSON line each.
+hidden layers of 64 (2-D) or 128 units: tanh in gmlib, ReLU in the peers. Three jobs: log p(x) of a batch,
+1000 draws, and a training step (the loss, its gradient and Adam's update). All have layers of the same
+widths, from each peer's own parts. One thread; `race` says how they are compared. One JSON line each.
 """
 
 import sys
