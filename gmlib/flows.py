@@ -204,7 +204,7 @@ class Coupling(_Coupling):
 
     .. math:: z_a = x_a, \quad z_b = x_b \, e^{s(x_a)} + t(x_a), \quad \text{ladj} = \sum_{d \in b} s_d(x_a)
 
-    It starts as the identity. s is 3 times the tanh of the network's output, so that no scale overflows.
+    It starts as the identity. s is twice the tanh of the network's output, so that no scale overflows.
 
     Args:
         dim: number of coordinates D; a is the first D // 2 of them.
