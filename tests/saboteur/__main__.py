@@ -1,6 +1,6 @@
 """Breaks everything once. Prints what survived and two totals; exits 1 unless clean.
 
-python -m tests.saboteur [--only 08]
+python -m tests.saboteur [--only 08 | --only flows | --only gmlib]
 
 writes _build/saboteur.txt: the faults that each check finds, and what finds each fault.
 """
@@ -88,10 +88,10 @@ def _verdicts(codes: list) -> dict[str, str]:
     return recorder.seen
 
 
-def module_mutants(tally: Tally, children: Children) -> None:
-    """Breaks each line of the modules of derivations; the tests that run it look."""
+def module_mutants(chosen: list[str], tally: Tally, children: Children) -> None:
+    """Breaks each line of these modules; the tests that run it look."""
     survey = modules.Survey(**Children.one(modules.survey))
-    for module in modules.MODULES:
+    for module in chosen:
         source = modules.source_of(module).read_text()
         sound = mutants.Mutant(f"{module}.py", "sound", ast.parse(source), range(0))
         quick = survey.of(module, sound)[:20]
@@ -132,8 +132,8 @@ def main() -> None:
     torch.set_num_threads(1)
     os.chdir(modules.ROOT)
     start, tally, children, checks = time.perf_counter(), Tally(), Children(), {}
-    if arguments.only in "gmlib":  # first, since a chapter changes the defaults of this process
-        module_mutants(tally, children)
+    if chosen := [module for module in modules.MODULES if arguments.only in f"gmlib/{module}.py"]:
+        module_mutants(chosen, tally, children)  # first, since a chapter changes the defaults of this process
     for path in sorted((modules.ROOT / "book").glob("[0-9][0-9]-*.md")):
         if arguments.only in path.name:
             torch.set_default_dtype(torch.float32)
