@@ -25,6 +25,7 @@ from gmlib.counting import (
     JointTable,
     MarkovChain,
 )
+from gmlib.mixture import BernoulliMixture, GaussianMixture
 from gmlib.nn import MLP, bernoulli, normal
 from gmlib.vae import (
     VAE,
@@ -113,6 +114,11 @@ MODELS = {
     "PixelCNN-levels": Case(lambda: PixelCNN((2, 2, 1), 3, 1, LEVELS), "levels", 4),
     "CausalTransformer": Case(lambda: CausalTransformer(4, 4, 2, 1), "binary", 4),
     "CausalTransformer-levels": Case(lambda: CausalTransformer(3, 4, 2, 2, LEVELS), "levels", 3),
+    "GaussianMixture-full": Case(lambda: GaussianMixture(2, 3), "real", 2),
+    "GaussianMixture-diagonal": Case(lambda: GaussianMixture(2, 3, "diagonal"), "real", 2),
+    "GaussianMixture-spherical": Case(lambda: GaussianMixture(2, 3, "spherical"), "real", 2),
+    "GaussianMixture-tied": Case(lambda: GaussianMixture(2, 3, "tied"), "real", 2),
+    "BernoulliMixture": Case(lambda: BernoulliMixture(4, 3), "binary", 4),
     "VAE-bernoulli": Case(lambda: VAE(*_vae(BernoulliLikelihood(), 4)), "binary", 4),
     "VAE-gaussian": Case(lambda: VAE(*_vae(GaussianLikelihood(sigma=0.5), 3)), "real", 3),
     "VAE-learned": Case(lambda: VAE(*_vae(GaussianLikelihood(sigma="learned"), 3)), "real", 3),
