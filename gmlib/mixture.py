@@ -70,8 +70,8 @@ class _Mixture(Density):
         require_no_condition(condition, type(self).__name__)
         return self._draw(categorical(self.log_pi.expand(n, -1), rng), rng)
 
-    def _weigh(self, x, r, floor: float) -> Float[Tensor, " K"]:
-        """The weight of the rows that each component owns, if the arguments of `maximize` are sound."""
+    def _weigh(self, x, r, floor: float, pseudo_count: float) -> Float[Tensor, " K"]:
+        """How many rows each component owns, and a pseudo-count, if the arguments of `maximize` are sound."""
         name = type(self).__name__
         self._require_values(x)
         if not 0 <= floor < math.inf:
@@ -82,7 +82,7 @@ class _Mixture(Density):
             )
         if not ((r.sum(-1) - 1).abs() < 1e-4).all() or r.min() < 0:
             raise ValueError(f"{name} needs responsibilities >= 0 whose rows sum to 1.")
-        weight = r.sum(0)
+        weight = r.sum(0) + pseudo_count
         if not (weight > torch.finfo(weight.dtype).tiny).all():
             raise ValueError(
                 f"{name} needs some of the data for each component, got none for component "
@@ -188,7 +188,7 @@ class GaussianMixture(_Mixture):
             ValueError: if x or r has another form, a component has no data at all, or a covariance is not
                 positive definite. The parameters are then as before.
         """
-        weight = self._weigh(x, r, floor)
+        weight = self._weigh(x, r, floor, 0.0)
         mu = r.T @ x / weight[:, None]
         if self.covariance in ("diagonal", "spherical"):
             squares = [q @ _square(x - m) for q, m in zip(r.T, mu, strict=True)]
@@ -260,26 +260,27 @@ class BernoulliMixture(_Mixture):
     def maximize(self, x, r, floor=1e-6):
         r"""Sets the parameters to their best, given responsibilities: the M step.
 
-        .. math:: N_k = \sum_n r_{nk}, \quad \pi_k = \frac{N_k}{N}, \quad
+        .. math:: N_k = \sum_n r_{nk}, \quad
+            \pi_k = \frac{N_k + \text{floor}}{N + K \, \text{floor}}, \quad
             \sigma(\eta_{kd}) = \frac{\sum_n r_{nk} \, x_{nd} + \text{floor}}{N_k + 2 \, \text{floor}}
 
         Args:
             x: the data.
             r: responsibilities, such as an E step returns, or hard ones of 0 and 1 to start from.
-            floor: a pseudo-count, added to the ones and to the zeros of every coin.
+            floor: a pseudo-count, added to the rows of each component and to the ones and zeros of each coin.
 
         Raises:
             ValueError: if x or r has another form, a component has no data at all, or a coin that always
-                falls alike has infinite log-odds for want of a floor. The parameters are then as before.
+                falls alike has infinite log-odds, for want of a floor. The parameters are then as before.
         """
-        weight = self._weigh(x, r, floor)
+        weight = self._weigh(x, r, floor, floor)
         eta = (r.T @ x + floor).log() - (r.T @ (1 - x) + floor).log()
         if not eta.isfinite().all():
             raise ValueError(
                 f"BernoulliMixture needs floor > 0 where a component's coin always falls alike, got {floor}."
             )
         self.eta.copy_(eta)
-        self.logits.copy_((weight / len(x)).log())
+        self.logits.copy_((weight / weight.sum()).log())
 
 
 @torch.no_grad()

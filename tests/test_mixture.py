@@ -205,7 +205,8 @@ def test_a_floor_is_a_pseudo_count_of_coins():
     model.maximize(x, r, 0.7)
     with_two_more = ((r.T @ x) + 0.7) / (r.sum(0)[:, None] + 1.4)
     torch.testing.assert_close(model.eta.sigmoid().detach(), with_two_more)
-    torch.testing.assert_close(model.log_pi.exp().detach(), r.mean(0))
+    weights = (r.sum(0) + 0.7) / (300 + 4 * 0.7)
+    torch.testing.assert_close(model.log_pi.exp().detach(), weights)
 
 
 @pytest.mark.parametrize("make", [lambda: GaussianMixture(3, 2), lambda: BernoulliMixture(3, 2)])

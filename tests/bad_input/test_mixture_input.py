@@ -51,7 +51,7 @@ def test_values_that_are_no_coins(x, message):
 )
 def test_bad_responsibilities(model, r, message):
     with pytest.raises(ValueError, match=f"{type(model).__name__} needs .*{message}"):
-        model.maximize(GOOD, r)
+        model.maximize(GOOD, r, 0.0)
 
 
 @each_model
