@@ -46,7 +46,7 @@ class _Mixture(Density):
     @property
     def log_pi(self) -> Float[Tensor, " K"]:
         """The logarithm of the weights."""
-        return self.logits.log_softmax(-1)
+        return torch.log_softmax(self.logits, 0)
 
     def _require_values(self, x: Float[Tensor, "N D"]) -> None:
         require_points(x, self.dim, type(self).__name__)
@@ -163,10 +163,9 @@ class GaussianMixture(_Mixture):
 
     def _draw(self, k, rng):
         noise = normal((len(k), self.dim), rng, like=self.mu)
-        x = self.mu[k]
-        for j, root in enumerate(self._root()):
-            x[k == j] += noise[k == j] @ root.T
-        return x
+        for j, (m, root) in enumerate(zip(self.mu, self._root(), strict=True)):
+            noise[k == j] = torch.addmm(m, noise[k == j], root.T)
+        return noise
 
     @torch.no_grad()
     def maximize(self, x, r, floor=1e-6):
@@ -212,7 +211,7 @@ class GaussianMixture(_Mixture):
             self.log_diagonal.copy_(matrices.diagonal(dim1=-2, dim2=-1).log())
             self.below.copy_(matrices[:, row, column])
         self.mu.copy_(mu)
-        self.logits.copy_((weight / len(x)).log())
+        self.logits.copy_(weight.log())
 
     def _require_positive(self, positive: Tensor, floor: float) -> None:
         if not positive.all():
@@ -280,7 +279,7 @@ class BernoulliMixture(_Mixture):
                 f"BernoulliMixture needs floor > 0 where a component's coin always falls alike, got {floor}."
             )
         self.eta.copy_(eta)
-        self.logits.copy_((weight / weight.sum()).log())
+        self.logits.copy_(weight.log())
 
 
 @torch.no_grad()
