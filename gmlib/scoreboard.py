@@ -3,8 +3,8 @@
     python -m gmlib.scoreboard --data mushrooms plants jester --out book/results/03-tables.json
 
 The recipe is the same for all data: AdamW, or EM for a mixture, stopped when the validation loss has not
-fallen for a while, at the best weights. The weight decay is chosen by the validation loss, and so is the order
-of the coordinates, where a model has one, or the start; a second row is for all of them, averaged in
+fallen for a while, at the best weights. The weight decay is chosen by the validation loss, and so is the
+order of the coordinates, or the start, where a model has one; a second row is for all of them, averaged in
 probability. The test rows are read once, at the end. To add a model, add it to `MODELS`.
 """
 
