@@ -262,6 +262,21 @@ def test_a_narrow_component_beside_wide_ones_is_exact():
     torch.testing.assert_close(model.log_prob(x), library(model).log_prob(x), rtol=1e-9, atol=0)
 
 
+@pytest.mark.parametrize("covariance", ["diagonal", "spherical"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_tight_clusters_far_apart_keep_their_variances(covariance, dtype):
+    noise = torch.randn(40, 2, generator=generator(), dtype=torch.float64)
+    noise *= 1e-2 if dtype == torch.float32 else 1e-7
+    z = torch.arange(40) % 2
+    x = (noise + 8 * z[:, None]).to(dtype)
+    model = GaussianMixture(2, 2, covariance).to(dtype)
+    model.maximize(x, torch.eye(2, dtype=dtype)[z], 0.0)
+    exact = torch.stack([x[z == k].double().var(0, correction=0) for k in (0, 1)])
+    exact = exact if covariance == "diagonal" else exact.mean(-1, keepdim=True).expand(-1, 2)
+    found = model.Sigma.detach().diagonal(dim1=1, dim2=2).double()
+    torch.testing.assert_close(found, exact, rtol=2e-3 if dtype == torch.float32 else 1e-6, atol=0)
+
+
 def test_a_step_that_fails_changes_nothing():
     x = torch.ones(5, 2).double()
     model = randomised(GaussianMixture(2, 2))
