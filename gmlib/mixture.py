@@ -310,24 +310,20 @@ def em_step(model: _Mixture, x: Float[Tensor, "N D"], floor: float = 1e-6) -> fl
 
 def _distances(x: Tensor, mu: Tensor, scale: Tensor) -> Float[Tensor, "K N"]:
     """The sum over d of scale_kd (x_nd - mu_kd)^2: expanded, which is quicker, where no digits are lost."""
-    center = mu.mean(0)
-    with torch.no_grad():
-        farthest = torch.maximum((x - center).abs().amax(), (mu - center).abs().amax())
-        lost = torch.finfo(x.dtype).eps * scale.amax() * farthest.square()
-    if lost > 1e-11:
+    from_center, mu_from_center = x - mu[0], mu - mu[0]
+    quadratic = scale @ from_center.square().T
+    if torch.finfo(x.dtype).eps * quadratic.amax() > 1e-10:
         return torch.stack([_square(x - m) @ s for m, s in zip(mu, scale, strict=True)])
-    x, mu = x - center, mu - center
-    linear = torch.addmm((scale * mu.square()).sum(-1, keepdim=True), scale * mu, x.T, alpha=-2)
-    return torch.addmm(linear, scale, x.square().T)
+    constant = (scale * mu_from_center.square()).sum(-1, keepdim=True)
+    return torch.addmm(quadratic + constant, scale * mu_from_center, from_center.T, alpha=-2)
 
 
 def _variances(x: Tensor, r: Tensor, mu: Tensor, weight: Tensor, floor: float) -> Float[Tensor, "K D"]:
-    """The mean of (x_nd - mu_kd)^2 with weights r_nk: expanded likewise, where the floor covers the loss."""
-    center = mu.mean(0)
-    between = (mu - center).square()
-    variance = r.T @ _square(x - center) / weight[:, None] - between
-    lost = torch.finfo(x.dtype).eps * between
-    if (variance + floor > 1e9 * lost).all():
+    """The mean of (x_nd - mu_kd)^2 with weights r_nk: expanded likewise, where no digits are lost."""
+    between = (mu - mu[0]).square()
+    variance = r.T @ _square(x - mu[0]) / weight[:, None] - between
+    cancelled = (between / torch.add(variance, floor)).abs().amax()
+    if torch.mul(cancelled, torch.finfo(x.dtype).eps) < 1e-9:
         return variance
     squares = [q @ _square(x - m) for q, m in zip(r.T, mu, strict=True)]
     return torch.stack(squares) / weight[:, None]
