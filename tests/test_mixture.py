@@ -257,8 +257,8 @@ def test_a_narrow_component_beside_wide_ones_is_exact():
     model = GaussianMixture(1, 2, "diagonal").double()
     x = torch.tensor([[0.5], [0.5 + 1e-6], [0.5 - 2e-6], [3.0]]).double()
     with torch.no_grad():
-        model.mu.copy_(torch.tensor([[0.5], [0.0]]))
-        model.log_diagonal.copy_(torch.tensor([[math.log(1e6)], [0.0]]))
+        model.mu.copy_(torch.tensor([[0.0], [0.5]]))
+        model.log_diagonal.copy_(torch.tensor([[0.0], [math.log(1e6)]]))
     torch.testing.assert_close(model.log_prob(x), library(model).log_prob(x), rtol=1e-9, atol=0)
 
 
