@@ -38,6 +38,7 @@ from gmlib.flows import (
     RealNVP,
     SplineFlow,
 )
+from gmlib.mixture import BernoulliMixture, GaussianMixture
 from gmlib.nn import MLP, bernoulli, normal
 from gmlib.vae import (
     VAE,
@@ -144,6 +145,11 @@ MODELS = {
     "Dequantized-variational": Case(
         lambda: Dequantized(MAF(3, 2, (4,)), LEVELS, LogisticNormalNoise(3, (4,))), "integers", 3
     ),
+    "GaussianMixture-full": Case(lambda: GaussianMixture(2, 3), "real", 2),
+    "GaussianMixture-diagonal": Case(lambda: GaussianMixture(2, 3, "diagonal"), "real", 2),
+    "GaussianMixture-spherical": Case(lambda: GaussianMixture(2, 3, "spherical"), "real", 2),
+    "GaussianMixture-tied": Case(lambda: GaussianMixture(2, 3, "tied"), "real", 2),
+    "BernoulliMixture": Case(lambda: BernoulliMixture(4, 3), "binary", 4),
     "VAE-bernoulli": Case(lambda: VAE(*_vae(BernoulliLikelihood(), 4)), "binary", 4),
     "VAE-gaussian": Case(lambda: VAE(*_vae(GaussianLikelihood(sigma=0.5), 3)), "real", 3),
     "VAE-learned": Case(lambda: VAE(*_vae(GaussianLikelihood(sigma="learned"), 3)), "real", 3),
