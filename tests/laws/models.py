@@ -25,6 +25,19 @@ from gmlib.counting import (
     JointTable,
     MarkovChain,
 )
+from gmlib.flows import (
+    MAF,
+    Affine,
+    ContinuousFlow,
+    Dequantized,
+    Flow,
+    LinearLU,
+    LogisticNormalNoise,
+    Permutation,
+    Planar,
+    RealNVP,
+    SplineFlow,
+)
 from gmlib.nn import MLP, bernoulli, normal
 from gmlib.vae import (
     VAE,
@@ -79,12 +92,19 @@ class Coins(Density):
 
 
 class Case(NamedTuple):
-    """How to make a model, and its data: "real", "binary" or "levels" in `dim` coordinates."""
+    """How to make a model, and its data: "real", "binary", "levels" or "integers" in `dim` coordinates.
+
+    A model of integers is trained on levels, and draws any whole numbers. `spread` is that of the noise on
+    the parameters, small where a model would leave the grid. `kinks` is what the grid may miss of the mass,
+    at places where a density bends.
+    """
 
     make: Callable[[], nn.Module]
     data: str
     dim: int
     conditional: bool = False
+    spread: float = 0.4
+    kinks: float = 1e-9
 
 
 def _vae(likelihood: nn.Module, dim: int, extra: int = 0) -> tuple[nn.Module, nn.Module, nn.Module]:
@@ -113,6 +133,17 @@ MODELS = {
     "PixelCNN-levels": Case(lambda: PixelCNN((2, 2, 1), 3, 1, LEVELS), "levels", 4),
     "CausalTransformer": Case(lambda: CausalTransformer(4, 4, 2, 1), "binary", 4),
     "CausalTransformer-levels": Case(lambda: CausalTransformer(3, 4, 2, 2, LEVELS), "levels", 3),
+    "Flow": Case(
+        lambda: Flow([Affine(2), Planar(2), Permutation([1, 0]), Planar(2), LinearLU(2)]), "real", 2
+    ),
+    "RealNVP": Case(lambda: RealNVP(2, 3, (4,)), "real", 2, spread=0.1),
+    "SplineFlow": Case(lambda: SplineFlow(2, 2, (4,), bins=3), "real", 2, spread=0.2, kinks=1e-4),
+    "MAF": Case(lambda: MAF(2, 2, (4,)), "real", 2, spread=0.1),
+    "ContinuousFlow": Case(lambda: ContinuousFlow(2, (4,)), "real", 2, spread=0.1),
+    "Dequantized": Case(lambda: Dequantized(RealNVP(3, 2, (4,)), LEVELS), "integers", 3),
+    "Dequantized-variational": Case(
+        lambda: Dequantized(MAF(3, 2, (4,)), LEVELS, LogisticNormalNoise(3, (4,))), "integers", 3
+    ),
     "VAE-bernoulli": Case(lambda: VAE(*_vae(BernoulliLikelihood(), 4)), "binary", 4),
     "VAE-gaussian": Case(lambda: VAE(*_vae(GaussianLikelihood(sigma=0.5), 3)), "real", 3),
     "VAE-learned": Case(lambda: VAE(*_vae(GaussianLikelihood(sigma="learned"), 3)), "real", 3),
@@ -136,7 +167,7 @@ def build(name: str, dtype: torch.dtype = torch.float64, device: str = "cpu") ->
     model, rng = MODELS[name].make().double(), generator(1)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += 0.4 * normal(parameter.shape, rng, like=parameter)
+            parameter += MODELS[name].spread * normal(parameter.shape, rng, like=parameter)
     return model.to(device, dtype).eval()
 
 
@@ -146,7 +177,8 @@ def batch(
     """Data x and a condition, or None, that the model can be trained on."""
     case, rng = MODELS[name], generator(2)
     x = normal((n, case.dim), rng, like=torch.empty((), dtype=torch.float64))
-    x = {"real": x, "binary": (x > 0.3).double(), "levels": x.round().clamp(-1, 1) + 1}[case.data]
+    levels = x.round().clamp(-1, 1) + 1
+    x = {"real": x, "binary": (x > 0.3).double(), "levels": levels, "integers": levels}[case.data]
     condition = torch.randint(CLASSES, (n,), generator=rng).to(device) if case.conditional else None
     return x.to(device, dtype), condition
 

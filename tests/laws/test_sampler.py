@@ -28,11 +28,15 @@ def test_samples_are_rows_without_a_gradient(name, n, dtype, device):
 
 
 def test_samples_are_such_as_the_data(name):
-    values = set(draw(name, 200).unique().tolist())
+    x = draw(name, 200)
+    values = set(x.unique().tolist())
     if MODELS[name].data == "binary":
         assert values == {0, 1}
     if MODELS[name].data == "levels":
         assert values == set(range(LEVELS))
+    if MODELS[name].data == "integers":
+        assert values >= set(range(LEVELS))
+        assert torch.equal(x, x.round())
 
 
 def test_a_seed_decides_the_samples(name):
