@@ -181,7 +181,8 @@ class GaussianMixture(_Mixture):
         Args:
             x: the data.
             r: responsibilities, such as an E step returns, or hard ones of 0 and 1 to start from.
-            floor: added to every variance. At 0 the likelihood has no maximum, see chapter 6.
+            floor: added to every variance. At 0 the likelihood of two components or more, each with a
+                covariance of its own, has no maximum, see chapter 6.
 
         Raises:
             ValueError: if x or r has another form, a component has no data at all, or a covariance is not
@@ -301,7 +302,7 @@ def em_step(model: _Mixture, x: Float[Tensor, "N D"], floor: float = 1e-6) -> fl
     """
     log_joint = model.log_joint(x)
     r = _posterior(log_joint)
-    log_p = log_joint.amax(-1) - r.amax(-1).log()  # Bayes' rule, at the component that is most likely
+    log_p = log_joint.logsumexp(-1)
     if not log_p.isfinite().all():
         raise ValueError("em_step needs a positive density for every row of x: start from other means.")
     model.maximize(x, r, floor)
@@ -314,7 +315,8 @@ def _posterior(log_joint: Float[Tensor, "N K"]) -> Float[Tensor, "N K"]:
 
 
 def _distances(x: Tensor, mu: Tensor, scale: Tensor) -> Float[Tensor, "K N"]:
-    """The sum over d of scale_kd (x_nd - mu_kd)^2: expanded, which is quicker, where no digits are lost."""
+    """The sum over d of scale_kd (x_nd - mu_kd)^2: expanded, which is quicker, where no digits are lost,
+    as in float64 on data that are not far from their center; in float32 never."""
     from_center, mu_from_center = x - mu[0], mu - mu[0]
     quadratic = scale @ from_center.square().T
     if torch.finfo(x.dtype).eps * quadratic.amax() > 1e-10:
@@ -327,13 +329,13 @@ def _variances(x: Tensor, r: Tensor, mu: Tensor, weight: Tensor, floor: float) -
     """The mean of (x_nd - mu_kd)^2 with weights r_nk: expanded likewise, where no digits are lost."""
     between = (mu - mu[0]).square()
     variance = r.T @ _square(x - mu[0]) / weight[:, None] - between
-    cancelled = (between / torch.add(variance, floor)).abs().amax()
-    if torch.mul(cancelled, torch.finfo(x.dtype).eps) < 1e-9:
+    cancelled = (between / (variance + floor)).abs().amax()
+    if cancelled * torch.finfo(x.dtype).eps < 1e-9:
         return variance
     squares = [q @ _square(x - m) for q, m in zip(r.T, mu, strict=True)]
     return torch.stack(squares) / weight[:, None]
 
 
 def _square(x: Tensor) -> Tensor:
-    """x^2 in the place of x, which nobody else may use: half the time, as no memory is taken."""
+    """x^2, written over x, so only for an x that was made for it: half the time, as no memory is taken."""
     return x.square_()
