@@ -202,6 +202,8 @@ def test_masked_linear_skips_what_a_triangle_leaves_out():
     work = sum(n * (r.stop - r.start) for n, r in zip(layer.blocks, layer.ranges, strict=True))
     assert work == 125 * (325 + 450 + 575 + 700)
     assert layer.ranges[0] == slice(0, 325)
+    apart = MaskedLinear(8, 8, torch.eye(8))
+    assert apart.ranges == [slice(0, 2), slice(2, 4), slice(4, 6), slice(6, 8)]
     everywhere = MaskedLinear(784, 500, torch.ones(500, 784).tril(700))
     assert (everywhere.blocks, everywhere.ranges) == ([500], [slice(0, 784)]), "nothing to save"
 
