@@ -147,7 +147,7 @@ class GaussianMixture(_Mixture):
         return root.expand(self.components, -1, -1)
 
     def _log_components(self, x):
-        mu, scale = self.mu, (2 * self.log_diagonal).exp().expand(self.components, self.dim)
+        mu, scale = self.mu, (2 * self.log_diagonal).exp()
         if self.covariance == "full":
             matrices = self._whitening()
             shifts = -(matrices @ mu[..., None])[..., 0]
@@ -191,9 +191,7 @@ class GaussianMixture(_Mixture):
         weight = self._weigh(x, r, floor, 0.0)
         mu = r.T @ x / weight[:, None]
         if self.covariance in ("diagonal", "spherical"):
-            variance = _variances(x, r, mu, weight, floor) + floor
-            if self.covariance == "spherical":
-                variance = variance.mean(-1, keepdim=True)
+            variance = _variances(x, r, mu, weight, floor, pooled=self.covariance == "spherical") + floor
             self._require_positive(variance.amin(-1) > 0, floor)
             self.log_diagonal.copy_(-0.5 * variance.log())
         else:
@@ -316,24 +314,38 @@ def _posterior(log_joint: Float[Tensor, "N K"]) -> Float[Tensor, "N K"]:
 
 def _distances(x: Tensor, mu: Tensor, scale: Tensor) -> Float[Tensor, "K N"]:
     """The sum over d of scale_kd (x_nd - mu_kd)^2: expanded, which is quicker, where no digits are lost,
-    as in float64 on data that are not far from their center; in float32 never."""
+    as in float64 on data that are not far from their center; in float32 never.
+
+    A scale that is one number for all d is given as a column.
+    """
     from_center, mu_from_center = x - mu[0], mu - mu[0]
-    quadratic = scale @ from_center.square().T
+    square = from_center.square()
+    quadratic = scale * square.sum(-1) if scale.shape[1] == 1 else scale @ square.T
     if torch.finfo(x.dtype).eps * quadratic.amax() > 1e-10:
-        return torch.stack([_square(x - m) @ s for m, s in zip(mu, scale, strict=True)])
+        return torch.stack([_square(x - m) @ s.expand_as(m) for m, s in zip(mu, scale, strict=True)])
     constant = (scale * mu_from_center.square()).sum(-1, keepdim=True)
     return torch.addmm(quadratic + constant, scale * mu_from_center, from_center.T, alpha=-2)
 
 
-def _variances(x: Tensor, r: Tensor, mu: Tensor, weight: Tensor, floor: float) -> Float[Tensor, "K D"]:
-    """The mean of (x_nd - mu_kd)^2 with weights r_nk: expanded likewise, where no digits are lost."""
-    between = (mu - mu[0]).square()
-    variance = r.T @ _square(x - mu[0]) / weight[:, None] - between
+def _variances(
+    x: Tensor, r: Tensor, mu: Tensor, weight: Tensor, floor: float, *, pooled: bool
+) -> Float[Tensor, "K D"] | Float[Tensor, "K 1"]:
+    """The mean of (x_nd - mu_kd)^2 with weights r_nk: expanded likewise, where no digits are lost.
+
+    Pooled, it is the mean over d, too.
+    """
+
+    def squares(from_center: Tensor) -> Tensor:
+        square = _square(from_center)
+        return square.mean(-1, keepdim=True) if pooled else square
+
+    between = squares(mu - mu[0])
+    variance = r.T @ squares(x - mu[0]) / weight[:, None] - between
     cancelled = (between / (variance + floor)).abs().amax()
     if cancelled * torch.finfo(x.dtype).eps < 1e-9:
         return variance
-    squares = [q @ _square(x - m) for q, m in zip(r.T, mu, strict=True)]
-    return torch.stack(squares) / weight[:, None]
+    sums = [q @ squares(x - m) for q, m in zip(r.T, mu, strict=True)]
+    return torch.stack(sums) / weight[:, None]
 
 
 def _square(x: Tensor) -> Tensor:
