@@ -69,7 +69,7 @@ class WAE(_Autoencoder, Trainable):
         encoder: D inputs; M outputs, the code, or 2M, the means and log-variances of q(z | x).
         decoder: M inputs, D outputs: G(z).
         weight: the factor lambda >= 0.
-        bandwidth: b of the kernel; by default the root of 2M, the mean squared distance of draws of the prior.
+        bandwidth: b of the kernel; by default b^2 = 2M, the mean squared distance of draws of the prior.
         kernel: as for `mmd`.
 
     Encoder and decoder state their `inputs` and `outputs`, as `gmlib.nn.MLP` does.
