@@ -169,7 +169,7 @@ class AAE(WAEGAN):
         self, encoder: nn.Module, decoder: nn.Module, discriminator: nn.Module, sigma: float | int = 1.0
     ):
         if not 0 < sigma < math.inf:
-            raise ValueError(f"AAE needs sigma > 0, got {sigma}.")
+            raise ValueError(f"AAE needs a finite sigma > 0, got {sigma}.")
         super().__init__(encoder, decoder, discriminator, weight=2 * sigma**2)
 
     def generator_loss(self, x, condition=None, *, rng=None):
