@@ -80,10 +80,12 @@ class TestWAE:
         )
         torch.testing.assert_close(exact.item(), discrepancy)
 
-    def test_the_bandwidth_is_the_root_of_the_mean_squared_distance_of_two_draws(self):
-        a, b = normal((2, 100_000, 2), generator(), like=X)
+    @pytest.mark.parametrize("M", [1, 3])
+    def test_the_bandwidth_is_the_root_of_the_mean_squared_distance_of_two_draws(self, M):
+        a, b = normal((2, 100_000, M), generator(), like=X)
         square = (a - b).square().sum(-1)
-        assert abs(square.mean() - WAE(*networks(), 1.0).bandwidth ** 2) < 4 * square.std() / 100_000**0.5
+        model = WAE(MLP(3, (), M), MLP(M, (), 3), 1.0)
+        assert abs(square.mean() - model.bandwidth**2) < 4 * square.std() / 100_000**0.5
 
     def test_without_weight_it_is_an_autoencoder(self):
         model = WAE(*networks(), 0)
