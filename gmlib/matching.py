@@ -51,7 +51,7 @@ class _Autoencoder(Sampler):
         """Codes, and the mean squared distance of x from what is decoded from them."""
         require_no_condition(condition, type(self).__name__)
         z = self.encode(x, rng=rng)
-        return z, (x - self.decoder(z)).square().sum(-1).mean()
+        return z, F.mse_loss(self.decoder(z), x, reduction="sum") / len(x)
 
 
 class WAE(_Autoencoder, Trainable):
