@@ -106,6 +106,15 @@ class TestSteps:
             assert not torch.equal(before[4 + moved], after[4 + moved])
             assert torch.equal(before[5 - moved], after[5 - moved])
 
+    def test_cost_no_gradients_of_the_other_player(self):
+        model, _ = train(steps=1, batch_size=23)
+        plain, rng = duel(), generator()
+        seed = int(torch.randint(2**62, (1,), generator=rng))
+        rows = torch.randperm(23, generator=generator(seed))
+        plain.discriminator_loss(X[rows], rng=rng).backward()
+        for p, q in zip(model.discriminator.parameters(), plain.discriminator.parameters(), strict=True):
+            assert torch.equal(p.grad, q.grad)
+
     def test_give_the_discriminator_a_fresh_batch_each_time_and_the_generator_its_last(self):
         model, _ = train(steps=5, discriminator_steps=2)
         theirs = batches(model, "discriminator")
