@@ -96,20 +96,22 @@ class WAE(_Autoencoder, Trainable):
 
     def loss(self, x, condition=None, *, rng=None):
         z, error = self._code(x, condition, rng)
+        if not z.isfinite().all():
+            return z.sum()  # which is not finite either: to be caught where the step is known
         return error + self.weight * mmd(z, normal(z.shape, rng, like=z), self.bandwidth, self.kernel)
 
 
 class WAEGAN(_Autoencoder, Adversarial):
     r"""Wasserstein autoencoder, which has its codes told from the prior by a discriminator with logit d.
 
-    .. math:: \text{generator loss} = \frac1N \sum_{n=1}^N |x_n - G(z_n)|^2
-        - \lambda \log \sigma(d_\phi(z_n)), \quad
-        \text{discriminator loss} = -\frac1N \sum_{n=1}^N \log \sigma(d_\phi(z'_n))
-        + \log \sigma(-d_\phi(z_n))
+    .. math:: \text{generator loss} = \frac1N \sum_{n=1}^N \left(
+            |x_n - G(z_n)|^2 - \lambda \log \sigma(d_\phi(z_n)) \right), \quad
+        \text{discriminator loss} = -\frac1N \sum_{n=1}^N \left(
+            \log \sigma(d_\phi(z'_n)) + \log \sigma(-d_\phi(z_n)) \right)
 
-    where z_n are the codes of x_n and z'_n draws of the prior N(0, I_M). The discriminator's loss is in
-    nats, 2 log 2 where it knows nothing; the generator's is in the squared unit of x. `Adversarial`'s
-    generator is the encoder and the decoder.
+    where z_n is a code of x_n and z'_n a draw of the prior N(0, I_M). The generator is the encoder with
+    the decoder; its loss, in the squared unit of x, does not saturate where the discriminator is sure.
+    The discriminator's loss is in nats, 2 log 2 where it knows nothing, and each loss draws its own codes.
 
     Args:
         encoder, decoder: as for `WAE`.
@@ -148,11 +150,11 @@ class WAEGAN(_Autoencoder, Adversarial):
 class AAE(WAEGAN):
     r"""Adversarial autoencoder: a WAE-GAN of weight 2 sigma^2, its generator's loss in nats.
 
-    .. math:: \text{generator loss} = -\frac1N \sum_{n=1}^N \log \mathcal N(x_n; G(z_n), \sigma^2 I_D)
-        + \log \sigma(d_\phi(z_n))
+    .. math:: \text{generator loss} = -\frac1N \sum_{n=1}^N \left(
+            \log \mathcal N(x_n; G(z_n), \sigma^2 I_D) + \log \sigma(d_\phi(z_n)) \right)
 
-    which is that of `WAEGAN` divided by 2 sigma^2, plus D / 2 log(2 pi sigma^2). With one encoder both
-    losses have the same minima. Draws are the decoder's means, without the noise of sigma.
+    It is computed as the loss of `WAEGAN`, divided by 2 sigma^2, plus D / 2 log(2 pi sigma^2): the same
+    weights are best for both. Draws are the decoder's means, without the noise of sigma.
 
     Args:
         encoder, decoder, discriminator: as for `WAEGAN`.

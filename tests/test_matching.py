@@ -87,6 +87,12 @@ class TestWAE:
         model = WAE(MLP(3, (), M), MLP(M, (), 3), 1.0)
         assert abs(square.mean() - model.bandwidth**2) < 4 * square.std() / 100_000**0.5
 
+    @pytest.mark.parametrize("value", [math.inf, math.nan])
+    def test_codes_that_are_not_finite_are_found_in_training(self, value):
+        model = WAE(Straight(1.0, value), MLP(1, (4,), 1, activation=nn.Tanh).double(), 1.0)
+        with pytest.raises(FloatingPointError, match=f"^WAE loss is {value} at step 1"):
+            fit(model, X[:, :1], steps=1, batch_size=6, lr=0.1, rng=generator())
+
     def test_without_weight_it_is_an_autoencoder(self):
         model = WAE(*networks(), 0)
         torch.testing.assert_close(model.loss(X), (X - model.decode(model.encode(X))).square().sum(-1).mean())
