@@ -5,8 +5,9 @@
 A step of the WAE is the loss (squared error and MMD by the inverse multiquadratic kernel, one bandwidth), its
 gradient and Adam's update. One of the adversarial autoencoder (Gaussian encoder, squared error of sigma 1,
 discriminator 20-400-1) is an update of either player: gmlib's as in `fit_adversarial`, pythae's as in its
-`AdversarialTrainer`. Layers, losses and data are the same, on one thread; before the race, the losses at the
-same weights are compared. `race` says how the times are. One JSON line each.
+`AdversarialTrainer`, which encodes the batch once for both players, where gmlib does so for each. Layers,
+losses and data are the same, on one thread; before the race, the losses at the same weights are compared.
+`race` says how the times are. One JSON line each.
 """
 
 from functools import partial
