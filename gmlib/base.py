@@ -76,7 +76,20 @@ class Density(Trainable, Sampler):
 
 
 class Adversarial(Sampler):
-    """A sampler that learns from a second network, which tells its samples from data. It has two losses."""
+    """A sampler that learns from a second network, which tells its samples from data. It has two losses.
+
+    The submodule `discriminator` lowers one of them by its own parameters; all other parameters are the
+    generator's, and lower the other. A loss may have gradients in any parameter: who trains the model
+    takes those of one player alone.
+    """
+
+    discriminator: nn.Module
+
+    def players(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """The discriminator's parameters, and the generator's, which are all others."""
+        discriminator = list(self.discriminator.parameters())
+        taken = set(discriminator)
+        return discriminator, [parameter for parameter in self.parameters() if parameter not in taken]
 
     @abstractmethod
     def discriminator_loss(

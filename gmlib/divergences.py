@@ -5,6 +5,7 @@ states with a cost between them; `wasserstein_1d` and `mmd` compare samples; the
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -146,17 +147,40 @@ def wasserstein(
     return (torch.from_numpy(plan).to(cost) * cost).sum()
 
 
-def mmd(x: Float[Tensor, "N D"], y: Float[Tensor, "M D"], bandwidth: float | int) -> Float[Tensor, ""]:
-    r"""Unbiased estimate of the squared maximum mean discrepancy of two samples, by a Gaussian kernel.
+def gaussian_kernel(square: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    r"""The Gaussian kernel of a squared distance in bandwidths, less 1, which `mmd` does not see.
+
+    .. math:: k - 1 = e^{-s/2} - 1
+    """
+    return (-0.5 * square).expm1()  # which keeps the digits of what is left at a large bandwidth
+
+
+def inverse_multiquadratic(square: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    r"""The inverse multiquadratic kernel of a squared distance in bandwidths, less 1; its tails are heavy.
+
+    .. math:: k - 1 = \frac{1}{1 + s} - 1 = -\frac{s}{1 + s}
+    """
+    return -square / (1 + square)
+
+
+def mmd(
+    x: Float[Tensor, "N D"],
+    y: Float[Tensor, "M D"],
+    bandwidth: float | int,
+    kernel: Callable[[Tensor], Tensor] = gaussian_kernel,
+) -> Float[Tensor, ""]:
+    r"""Unbiased estimate of the squared maximum mean discrepancy of two samples.
 
     .. math:: \frac{\sum_{i \ne j} k(x_i, x_j)}{N (N - 1)} + \frac{\sum_{i \ne j} k(y_i, y_j)}{M (M - 1)}
         - \frac{2 \sum_{ij} k(x_i, y_j)}{N M}, \quad k(x, y) = e^{-|x - y|^2 / 2 b^2}
 
-    The U-statistic: pairs of a point with itself are left out. Its mean is the squared discrepancy, so
-    where that is small the estimate can be negative, and no root is taken.
+    or with another kernel. The U-statistic: pairs of a point with itself are left out. Its mean is the
+    squared discrepancy, so where that is small the estimate can be negative, and no root is taken.
 
     Args:
         bandwidth: b > 0, in the unit of x.
+        kernel: k - 1 as a function of s = |x - y|^2 / b^2: `gaussian_kernel`, `inverse_multiquadratic` or
+            a sum of such.
 
     Raises:
         ValueError: if a sample is not a finite (N, D) with N >= 2, the widths D differ, or b is not
@@ -170,10 +194,11 @@ def mmd(x: Float[Tensor, "N D"], y: Float[Tensor, "M D"], bandwidth: float | int
         raise ValueError(f"mmd needs 2 points or more in each sample, got {len(x)} and {len(y)}.")
     if not 0 < bandwidth < math.inf:
         raise ValueError(f"mmd needs a finite bandwidth > 0, got {bandwidth}.")
+    x, y = x / bandwidth, y / bandwidth
     return (
-        _mean_kernel(x, x, bandwidth, others=True)
-        + _mean_kernel(y, y, bandwidth, others=True)
-        - 2 * _mean_kernel(x, y, bandwidth, others=False)
+        _mean_kernel(x, x, kernel, others=True)
+        + _mean_kernel(y, y, kernel, others=True)
+        - 2 * _mean_kernel(x, y, kernel, others=False)
     )
 
 
@@ -240,16 +265,15 @@ def _mean_log_ratio(p: Tensor, over: Tensor, under: Tensor) -> Tensor:
     return (p * log_ratio).sum(-1)
 
 
-def _mean_kernel(x: Tensor, y: Tensor, bandwidth: float | int, *, others: bool) -> Tensor:
-    """Mean of the Gaussian kernel, less 1, over pairs; with others, only over those of different index.
+def _mean_kernel(x: Tensor, y: Tensor, kernel: Callable[[Tensor], Tensor], *, others: bool) -> Tensor:
+    """Mean of the kernel, less 1, over pairs; with others, only over those of different index.
 
-    The ones cancel in `mmd`. Without them a point paired with itself adds nothing, and expm1 keeps the
-    digits of what is left at a large bandwidth.
+    The ones cancel in `mmd`. Without them a point paired with itself adds nothing.
     """
     # by differences, not by inner products, which lose digits far from the origin
-    distance = torch.cdist(x / bandwidth, y / bandwidth, compute_mode="donot_use_mm_for_euclid_dist")
+    distance = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
     pairs = len(x) * (len(x) - 1) if others else len(x) * len(y)
-    return (-0.5 * distance.square()).expm1().sum() / pairs
+    return kernel(distance.square()).sum() / pairs
 
 
 def _require_same_states(name: str, p: Tensor, q: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""The one training loop: the same on a CPU, on a GPU and in several processes, and resumable."""
+"""Training, of one loss or of two players in turn: the same on a CPU and on a GPU, and resumable."""
 
 import json
 import math
@@ -6,10 +6,11 @@ import os
 import sys
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import count
+from functools import partial
+from itertools import count, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from gmlib.base import Trainable, require_points
+from gmlib.base import Adversarial, Trainable, require_points
 
 
 def fit(
@@ -65,57 +66,98 @@ def fit(
             this model, these data and these arguments.
         FloatingPointError: if a loss is not finite. The step that it belongs to is not taken.
     """
+    if not isinstance(model, Trainable):
+        raise ValueError(f"fit needs a Trainable model, got {_name(model)}.")
     numbers = {"steps": steps, "batch_size": batch_size, "validate_every": validate_every}
-    _require_arguments(model, lr, {**numbers, "checkpoint_every": checkpoint_every})
+    players, counts = {"model": model.parameters()}, {**numbers, "checkpoint_every": checkpoint_every}
+    _require_arguments("fit", model, players, {"lr": lr}, counts)
     data, held_out = _Rows(x, condition), _Rows(validation, validation_condition)
     data.require(None, "fit")
     if validation is not None:
         held_out.require(x.shape[1], "fit's validation")
     elif validation_condition is not None:
         raise ValueError("fit needs validation data for its conditions, got none.")
-    from tqdm import tqdm
-
-    processes, home = _Processes(device), next(model.parameters()).device
+    processes = _Processes("fit", device)
     data, held_out = data.to(processes.device), held_out.to(processes.device)
-    try:
-        model.to(processes.device).train()
-        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        state = TrainState(model, optimizer(parameters, lr=lr), rng, processes.seed(rng))
-        if checkpoint is not None:
-            numbers |= {"steps": steps if schedule else "any", "processes": processes.n}
-            state.run = _describe(state, data, held_out, numbers)
-            if Path(checkpoint).exists():
-                state.load(checkpoint)
-            if state.step > steps:
-                raise ValueError(
-                    f"fit needs steps >= {state.step}, which {checkpoint} has taken, got {steps}."
-                )
+    with _training(model, processes.device):
+        optimizers = {"optimizer": optimizer(_free(model.parameters()), lr=lr)}
+        state = TrainState(model, optimizers, rng, processes.seed(rng))
+        numbers |= {"steps": steps if schedule else "any", "processes": processes.n}
+        state.resume("fit", checkpoint, steps, (*data, *held_out), numbers)
 
-        def pause(validate: bool, save: bool) -> None:
-            if validate and validation is not None:
-                with _evaluating(model):
-                    state.compare(_validation_loss(model, held_out, transform, rng))
-            if save and checkpoint is not None and processes.first:
-                state.save(checkpoint)
+        def validate() -> None:
+            with _evaluating(model):
+                state.compare(_validation_loss(model, held_out, transform, rng))
 
+        jobs = [(validate_every, validate)] if validation is not None else []
+        if checkpoint is not None and processes.first:
+            jobs.append((checkpoint_every, partial(state.save, checkpoint)))
         rates = [lr * schedule(step / steps) for step in range(steps)] if schedule else [lr] * steps
-        with tqdm(
-            total=steps, initial=state.step, disable=not (processes.first and _is_watched()), leave=False
-        ) as bar:
-            for loss in _gradient_steps(state, data, batch_size, rates, transform, processes):
-                pause(state.step % validate_every == 0, state.step % checkpoint_every == 0)
-                if bar.update():
-                    bar.set_postfix_str(f"loss {loss:.4g}")
-                if each is not None:
-                    with _evaluating(model):
-                        stop = each(state.step, loss)
-                    if stop:
-                        break
-        pause(validate=True, save=True)
+        losses = _gradient_steps(state, data, batch_size, rates, transform, processes)
+        _take(losses, state, steps, each, jobs, watched=processes.first and _is_watched())
         if state.best:
             model.load_state_dict(state.best)
-    finally:
-        model.to(home).eval()
+    return state.losses
+
+
+def fit_adversarial(
+    model: Adversarial,
+    x: Float[Tensor, "N D"],
+    *,
+    steps: int,
+    batch_size: int,
+    lr: float,
+    rng: torch.Generator,
+    condition: Shaped[Tensor, "N ..."] | None = None,
+    transform: Callable[[Tensor, torch.Generator], Tensor] | None = None,
+    each: Callable[[int, tuple[float, float]], bool | None] | None = None,
+    discriminator_steps: int = 1,
+    discriminator_lr: float | None = None,
+    optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int = 1_000,
+    device: str | torch.device | None = None,
+) -> list[tuple[float, float]]:
+    """Lowers a model's two losses in turn, and returns them for each step, the discriminator's first.
+
+    A step is `discriminator_steps` updates of the discriminator, each on a new batch, then one of the
+    generator on the last of these batches. Either has its own optimizer and moves its own parameters
+    alone. The losses are those before the generator's update and before the discriminator's last one.
+
+    Nothing is validated: no loss here falls as the model gets better, for each depends on the opponent.
+    Batches, modes and device are as in `fit`.
+
+    Args:
+        steps, batch_size, rng, condition, transform, optimizer, checkpoint, checkpoint_every, device: as
+            for `fit`; a longer run resumes from a shorter one's checkpoint.
+        lr: learning rate of the generator and, without `discriminator_lr`, of both.
+        each: called after each step with its number, from 1, and its losses; stops the training by True.
+
+    Raises:
+        ValueError: as `fit`, and in several processes.
+        FloatingPointError: if a loss is not finite. The update that it belongs to is not made.
+    """
+    if not isinstance(model, Adversarial):
+        raise ValueError(f"fit_adversarial needs an Adversarial model, got {_name(model)}.")
+    players = dict(zip(("discriminator", "generator"), model.players(), strict=True))
+    rates = {"discriminator_lr": lr if discriminator_lr is None else discriminator_lr, "lr": lr}
+    numbers = {"steps": steps, "batch_size": batch_size, "discriminator_steps": discriminator_steps}
+    counts = {**numbers, "checkpoint_every": checkpoint_every}
+    _require_arguments("fit_adversarial", model, players, rates, counts)
+    data = _Rows(x, condition)
+    data.require(None, "fit_adversarial")
+    processes = _Processes("fit_adversarial", device)
+    if processes.n > 1:
+        raise ValueError(f"fit_adversarial needs one process, got {processes.n}.")
+    data = data.to(processes.device)
+    with _training(model, processes.device):
+        own = zip(players, model.players(), rates.values(), strict=True)
+        optimizers = {player: optimizer(_free(parameters), lr=rate) for player, parameters, rate in own}
+        state = TrainState(model, optimizers, rng, processes.seed(rng))
+        state.resume("fit_adversarial", checkpoint, steps, data, {**numbers, "steps": "any"})
+        jobs = [(checkpoint_every, partial(state.save, checkpoint))] if checkpoint is not None else []
+        losses = _turns(state, data, batch_size, steps, discriminator_steps, transform)
+        _take(losses, state, steps, each, jobs, watched=_is_watched())
     return state.losses
 
 
@@ -128,14 +170,24 @@ class TrainState:
     """
 
     model: nn.Module
-    optimizer: torch.optim.Optimizer
+    optimizers: dict[str, torch.optim.Optimizer]
     rng: torch.Generator
     seed: int
     step: int = 0
-    losses: list[float] = field(default_factory=list)
+    losses: list[float] | list[tuple[float, float]] = field(default_factory=list)
     best_loss: float = math.inf
     best: dict[str, Tensor] = field(default_factory=dict)
     run: dict[str, str] = field(default_factory=dict)
+
+    def resume(self, caller: str, path: str | Path | None, steps: int, data: Iterable, numbers: dict) -> None:
+        """Loads the file, if there is one of this run, and refuses it if it went further than `steps`."""
+        if path is None:
+            return
+        self.run = _describe(self, data, numbers)
+        if Path(path).exists():
+            self.load(path)
+        if self.step > steps:
+            raise ValueError(f"{caller} needs steps >= {self.step}, which {path} has taken, got {steps}.")
 
     def compare(self, loss: float) -> None:
         """Keeps the weights if no validation loss was lower than this one."""
@@ -149,12 +201,11 @@ class TrainState:
         """Writes a safetensors file, whole or not at all: a run killed meanwhile leaves the file before."""
         from safetensors.torch import save
 
-        moments = self.optimizer.state_dict()["state"]
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
-        tensors |= {
-            f"optimizer.{i}.{name}": torch.as_tensor(m) for i in moments for name, m in moments[i].items()
-        }
+        for key, optimizer in self.optimizers.items():
+            for i, moments in optimizer.state_dict()["state"].items():
+                tensors |= {f"{key}.{i}.{name}": torch.as_tensor(m) for name, m in moments.items()}
         tensors["losses"] = torch.tensor(self.losses, dtype=torch.float64)
         tensors["rng"] = self.rng.get_state()
         tensors["default_rng"] = torch.get_rng_state()  # which dropout draws from
@@ -186,14 +237,15 @@ class TrainState:
                     f"not {self.run.get(key)}."
                 )
         self.seed, self.step, self.best_loss = numbers["seed"], numbers["step"], numbers["best_loss"]
-        self.losses = tensors["losses"].tolist()
+        self.losses = [tuple(loss) if isinstance(loss, list) else loss for loss in tensors["losses"].tolist()]
         self.model.load_state_dict(_under("model", tensors))
         self.best = _under("best", tensors)
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in _under("optimizer", tensors).items():
-            i, _, moment = name.partition(".")
-            moments.setdefault(int(i), {})[moment] = tensor
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+        for key, optimizer in self.optimizers.items():
+            moments: dict[int, dict[str, Tensor]] = {}
+            for name, tensor in _under(key, tensors).items():
+                i, _, moment = name.partition(".")
+                moments.setdefault(int(i), {})[moment] = tensor
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
         self.rng.set_state(tensors["rng"])
         torch.set_rng_state(tensors["default_rng"])
 
@@ -212,15 +264,15 @@ class _Rows(NamedTuple):
     def to(self, device: torch.device) -> "_Rows":
         return _Rows(*(None if tensor is None else tensor.to(device) for tensor in self))
 
-    def loss(self, model: nn.Module, rows, transform, rng: torch.Generator) -> Tensor:
+    def loss(self, loss: Callable[..., Tensor], rows, transform, rng: torch.Generator) -> Tensor:
         x = self.x[rows] if transform is None else transform(self.x[rows], rng)
-        return model(x, None if self.condition is None else self.condition[rows], rng=rng)
+        return loss(x, None if self.condition is None else self.condition[rows], rng=rng)
 
 
 class _Processes:
     """The processes that train one model together, found by accelerate; mostly it is only one."""
 
-    def __init__(self, device: str | torch.device | None):
+    def __init__(self, caller: str, device: str | torch.device | None):
         from tqdm import TqdmWarning
 
         with warnings.catch_warnings():
@@ -234,9 +286,9 @@ class _Processes:
         if device is None:
             self.device = self.accelerator.device
         elif self.n > 1:
-            raise ValueError(f"fit needs device=None in several processes, got {device!r}.")
+            raise ValueError(f"{caller} needs device=None in several processes, got {device!r}.")
         else:
-            self.device = _existing(device)
+            self.device = _existing(caller, device)
 
     def seed(self, rng: torch.Generator) -> int:
         """A seed that is drawn from the first process's generator, the same in all."""
@@ -266,32 +318,80 @@ class _Processes:
         return loss, self.accelerator.reduce(loss.detach(), "mean").item()
 
 
+def _take(losses: Iterator, state: TrainState, steps: int, each, jobs: list, watched: bool) -> None:
+    """Takes the steps that yield `losses`, and does each of the jobs (every, job) so often and at the end."""
+    from tqdm import tqdm
+
+    with tqdm(total=steps, initial=state.step, disable=not watched, leave=False) as bar:
+        for loss in losses:
+            for every, job in jobs:
+                if state.step % every == 0:
+                    job()
+            if bar.update():
+                shown = loss if isinstance(loss, tuple) else (loss,)
+                bar.set_postfix_str("loss " + ", ".join(f"{part:.4g}" for part in shown))
+            if each is not None:
+                with _evaluating(state.model):
+                    stop = each(state.step, loss)
+                if stop:
+                    break
+    for _, job in jobs:
+        job()
+
+
 def _gradient_steps(
     state: TrainState, data: _Rows, batch_size: int, rates: list[float], transform, processes: _Processes
 ) -> Iterator[float]:
     """Takes one step after the other, up to the last rate, and yields the loss before each."""
     model = state.model if processes.n == 1 else processes.accelerator.prepare_model(state.model)
     noise = processes.noise(state)
-    batches = _batches(len(data.x), batch_size, state, processes.device)
+    batches = _batches(len(data.x), batch_size, state.seed, state.step, processes.device)
     for rate, rows in zip(rates[state.step :], batches, strict=False):
-        for group in state.optimizer.param_groups:
+        for group in state.optimizers["optimizer"].param_groups:
             group["lr"] = rate
         loss, value = processes.loss(model, data, rows, transform, noise)
-        if not math.isfinite(value):
-            raise FloatingPointError(f"{_name(state.model)} loss is {value} at step {state.step + 1}.")
-        state.optimizer.zero_grad()
-        loss.backward()
-        state.optimizer.step()
+        _descend(state, "optimizer", "loss", loss, value)
         state.step += 1
         state.losses.append(value)
         yield value
 
 
-def _batches(n: int, batch_size: int, state: TrainState, device: torch.device) -> Iterator[Tensor]:
-    """Indices of one batch after the other, without end, from the state's place in the order of its seed."""
-    first, place = divmod(state.step, math.ceil(n / batch_size))
+def _turns(
+    state: TrainState, data: _Rows, batch_size: int, steps: int, discriminator_steps: int, transform
+) -> Iterator[tuple[float, float]]:
+    """Lets the players take turns, up to the last step, and yields both losses of each step."""
+
+    def update(player: str, loss: Callable[..., Tensor], rows: Tensor) -> float:
+        own = [p for group in state.optimizers[player].param_groups for p in group["params"]]
+        result = data.loss(loss, rows, transform, state.rng)
+        _descend(state, player, f"{player} loss", result, result.item(), own)
+        return result.item()
+
+    taken = discriminator_steps * state.step
+    batches = _batches(len(data.x), batch_size, state.seed, taken, data.x.device)
+    while state.step < steps:
+        for rows in islice(batches, discriminator_steps):
+            discriminator_loss = update("discriminator", state.model.discriminator_loss, rows)
+        losses = discriminator_loss, update("generator", state.model.generator_loss, rows)
+        state.step += 1
+        state.losses.append(losses)
+        yield losses
+
+
+def _descend(state: TrainState, key: str, what: str, loss: Tensor, value: float, own=None) -> None:
+    """One step of an optimizer by the loss's gradient, in all parameters or in its own alone."""
+    if not math.isfinite(value):
+        raise FloatingPointError(f"{_name(state.model)} {what} is {value} at step {state.step + 1}.")
+    state.optimizers[key].zero_grad()
+    loss.backward(inputs=own)
+    state.optimizers[key].step()
+
+
+def _batches(n: int, batch_size: int, seed: int, taken: int, device: torch.device) -> Iterator[Tensor]:
+    """Indices of one batch after the other, without end, after those taken, in the order of the seed."""
+    first, place = divmod(taken, math.ceil(n / batch_size))
     for epoch in count(first):
-        order = torch.randperm(n, generator=torch.Generator().manual_seed(state.seed + epoch)).to(device)
+        order = torch.randperm(n, generator=torch.Generator().manual_seed(seed + epoch)).to(device)
         yield from order.split(batch_size)[place:]
         place = 0
 
@@ -306,22 +406,39 @@ def _validation_loss(model: nn.Module, held_out: _Rows, transform, rng: torch.Ge
 
 
 @contextmanager
+def _training(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Takes the model to a device, in training mode, and home again, in evaluation mode."""
+    home = next(model.parameters()).device
+    try:
+        model.to(device).train()
+        yield
+    finally:
+        model.to(home).eval()
+
+
+@contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
     model.eval()
     yield
     model.train()
 
 
-def _require_arguments(model: nn.Module, lr: float, numbers: dict[str, int]) -> None:
-    if not isinstance(model, Trainable):
-        raise ValueError(f"fit needs a Trainable model, got {_name(model)}.")
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ValueError(f"fit needs a model with parameters to train, got {_name(model)} without.")
-    if not 0 < lr < math.inf:
-        raise ValueError(f"fit needs lr > 0, got {lr}.")
-    for name, number in numbers.items():
+def _require_arguments(caller: str, model: nn.Module, players: dict, rates: dict, counts: dict) -> None:
+    for player, parameters in players.items():
+        if not _free(parameters):
+            raise ValueError(
+                f"{caller} needs a {player} with parameters to train, got {_name(model)} without."
+            )
+    for name, rate in rates.items():
+        if not 0 < rate < math.inf:
+            raise ValueError(f"{caller} needs {name} > 0, got {rate}.")
+    for name, number in counts.items():
         if number < 1:
-            raise ValueError(f"fit needs {name} >= 1, got {number}.")
+            raise ValueError(f"{caller} needs {name} >= 1, got {number}.")
+
+
+def _free(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+    return [parameter for parameter in parameters if parameter.requires_grad]
 
 
 def _is_watched() -> bool:
@@ -335,25 +452,29 @@ def _is_watched() -> bool:
     return getattr(kernel, "_allow_stdin", False) if kernel else sys.stderr.isatty()
 
 
-def _existing(device: str | torch.device) -> torch.device:
+def _existing(caller: str, device: str | torch.device) -> torch.device:
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:  # the latter from a torch built without CUDA
-        raise ValueError(f"fit needs a device that exists, got {device!r}: {error}") from None
+        raise ValueError(f"{caller} needs a device that exists, got {device!r}: {error}") from None
 
 
-def _describe(state: TrainState, data: _Rows, held_out: _Rows, numbers: dict) -> dict[str, str]:
+def _describe(state: TrainState, data: Iterable[Tensor | None], numbers: dict) -> dict[str, str]:
     """What may not differ between the run that wrote a checkpoint and the one that resumes from it."""
     shapes = [(name, tuple(tensor.shape), tensor.dtype) for name, tensor in state.model.state_dict().items()]
-    tensors = [tensor for tensor in (*data, *held_out) if tensor is not None]
-    return {name: str(number) for name, number in numbers.items()} | {
-        "model": f"{_name(state.model)} {zlib.crc32(str(shapes).encode()):08x}",
-        "optimizer": " ".join(str(state.optimizer).split()),
-        "data": " ".join(
-            f"{zlib.crc32(t.cpu().contiguous().view(torch.uint8).numpy()):08x}" for t in tensors
-        ),
-        "rng": str(state.rng.initial_seed()),
-    }
+    tensors = [tensor for tensor in data if tensor is not None]
+    optimizers = {key: " ".join(str(optimizer).split()) for key, optimizer in state.optimizers.items()}
+    return (
+        {name: str(number) for name, number in numbers.items()}
+        | optimizers
+        | {
+            "model": f"{_name(state.model)} {zlib.crc32(str(shapes).encode()):08x}",
+            "data": " ".join(
+                f"{zlib.crc32(t.cpu().contiguous().view(torch.uint8).numpy()):08x}" for t in tensors
+            ),
+            "rng": str(state.rng.initial_seed()),
+        }
+    )
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

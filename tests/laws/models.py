@@ -25,6 +25,7 @@ from gmlib.counting import (
     JointTable,
     MarkovChain,
 )
+from gmlib.divergences import gaussian_kernel
 from gmlib.flows import (
     MAF,
     Affine,
@@ -38,6 +39,7 @@ from gmlib.flows import (
     RealNVP,
     SplineFlow,
 )
+from gmlib.matching import AAE, WAE, WAEGAN
 from gmlib.mixture import BernoulliMixture, GaussianMixture
 from gmlib.nn import MLP, bernoulli, normal
 from gmlib.vae import (
@@ -97,7 +99,7 @@ class Case(NamedTuple):
 
     A model of integers is trained on levels, and draws any whole numbers. `spread` is that of the noise on
     the parameters, small where a model would leave the grid. `kinks` is what the grid may miss of the mass,
-    at places where a density bends.
+    at places where a density bends. The loss of a `joint` one is of the batch as a whole, no mean over rows.
     """
 
     make: Callable[[], nn.Module]
@@ -106,11 +108,17 @@ class Case(NamedTuple):
     conditional: bool = False
     spread: float = 0.4
     kinks: float = 1e-9
+    joint: bool = False
 
 
 def _vae(likelihood: nn.Module, dim: int, extra: int = 0) -> tuple[nn.Module, nn.Module, nn.Module]:
     """Encoder to two latents, decoder and likelihood."""
     return MLP(dim + extra, (8,), 4), MLP(2 + extra, (8,), dim * likelihood.per_coordinate), likelihood
+
+
+def _autoencoder(dim: int, random: bool = False) -> tuple[nn.Module, nn.Module]:
+    """Encoder to two codes, or to their means and log-variances, and decoder."""
+    return MLP(dim, (8,), 4 if random else 2), MLP(2, (8,), dim)
 
 
 MODELS = {
@@ -159,6 +167,12 @@ MODELS = {
         lambda: ConditionalVAE(*_vae(BernoulliLikelihood(), 4, CLASSES), CLASSES), "binary", 4, True
     ),
     "ProbabilisticPCA": Case(lambda: ProbabilisticPCA(2, 1), "real", 2),
+    "WAE": Case(lambda: WAE(*_autoencoder(3), weight=3.0), "real", 3, joint=True),
+    "WAE-gaussian": Case(
+        lambda: WAE(*_autoencoder(3, random=True), 3.0, 0.8, gaussian_kernel), "real", 3, joint=True
+    ),
+    "WAEGAN": Case(lambda: WAEGAN(*_autoencoder(3), MLP(2, (8,), 1), weight=0.7), "real", 3),
+    "AAE": Case(lambda: AAE(*_autoencoder(3, random=True), MLP(2, (8,), 1), sigma=0.6), "real", 3),
 }
 
 

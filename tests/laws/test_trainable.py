@@ -5,7 +5,7 @@ import torch
 
 from gmlib.base import Trainable
 
-from .models import DEVICES, batch, build, generator, of
+from .models import DEVICES, MODELS, batch, build, generator, of
 
 pytestmark = pytest.mark.parametrize("name", of(Trainable))
 
@@ -53,6 +53,8 @@ def _mean_loss(model, x, condition, seed):
 
 @pytest.mark.parametrize("change", ["another order", "every row twice"])
 def test_loss_is_a_mean_over_rows_in_any_order(name, change):
+    if MODELS[name].joint and change == "every row twice":
+        pytest.skip("a batch with every row twice is another batch")
     model, (x, condition) = build(name), batch(name, 7)
     rows = (
         torch.randperm(7, generator=generator()) if change == "another order" else torch.arange(7).repeat(2)
