@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from gmlib.autoencoder import Autoencoder, DenoisingAutoencoder, LinearAutoencoder
 from gmlib.autoregressive import (
     MADE,
     NADE,
@@ -158,6 +159,14 @@ MODELS = {
     "GaussianMixture-spherical": Case(lambda: GaussianMixture(2, 3, "spherical"), "real", 2),
     "GaussianMixture-tied": Case(lambda: GaussianMixture(2, 3, "tied"), "real", 2),
     "BernoulliMixture": Case(lambda: BernoulliMixture(4, 3), "binary", 4),
+    "Autoencoder": Case(lambda: Autoencoder(MLP(3, (6,), 2), MLP(2, (6,), 3)), "real", 3),
+    "Autoencoder-cross-entropy": Case(
+        lambda: Autoencoder(MLP(4, (6,), 2), MLP(2, (6,), 4), "cross_entropy"), "binary", 4
+    ),
+    "LinearAutoencoder": Case(lambda: LinearAutoencoder(3, 2), "real", 3),
+    "DenoisingAutoencoder": Case(
+        lambda: DenoisingAutoencoder(MLP(3, (6,), 4), MLP(4, (6,), 3), sigma=0.5), "real", 3
+    ),
     "VAE-bernoulli": Case(lambda: VAE(*_vae(BernoulliLikelihood(), 4)), "binary", 4),
     "VAE-gaussian": Case(lambda: VAE(*_vae(GaussianLikelihood(sigma=0.5), 3)), "real", 3),
     "VAE-learned": Case(lambda: VAE(*_vae(GaussianLikelihood(sigma="learned"), 3)), "real", 3),
