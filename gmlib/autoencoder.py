@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gmlib.base import Trainable, require_no_condition, require_points
+from gmlib.base import Trainable, require_networks, require_no_condition, require_points
 from gmlib.nn import MLP, normal
 
 COSTS = ("squared", "cross_entropy")
@@ -45,12 +45,7 @@ class Autoencoder(Trainable):
         name = type(self).__name__
         if cost not in COSTS:
             raise ValueError(f"{name} needs a cost among {COSTS}, got {cost!r}.")
-        for network in (encoder, decoder):
-            if not hasattr(network, "inputs") or not hasattr(network, "outputs"):
-                raise ValueError(
-                    f"{name} needs networks that state their `inputs` and `outputs`, "
-                    f"as gmlib.nn.MLP does, got {type(network).__name__}."
-                )
+        require_networks((encoder, decoder), name)
         self.dim, self.hidden = encoder.inputs, encoder.outputs
         if (decoder.inputs, decoder.outputs) != (self.hidden, self.dim):
             raise ValueError(

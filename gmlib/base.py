@@ -177,3 +177,13 @@ def require_no_condition(condition: Tensor | None, name: str) -> None:
     """Raises ValueError if a model without conditions is given one."""
     if condition is not None:
         raise ValueError(f"{name} takes no condition, got one.")
+
+
+def require_networks(networks: Sequence[nn.Module], name: str) -> None:
+    """Raises ValueError unless each network states its widths as `inputs` and `outputs`."""
+    for network in networks:
+        if not hasattr(network, "inputs") or not hasattr(network, "outputs"):
+            raise ValueError(
+                f"{name} needs networks that state their `inputs` and `outputs`, as gmlib.nn.MLP does, "
+                f"got {type(network).__name__}."
+            )

@@ -8,7 +8,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gmlib.base import Adversarial, Sampler, Trainable, require_count, require_no_condition, require_points
+from gmlib.base import (
+    Adversarial,
+    Sampler,
+    Trainable,
+    require_count,
+    require_networks,
+    require_no_condition,
+    require_points,
+)
 from gmlib.divergences import inverse_multiquadratic, mmd
 from gmlib.nn import normal
 
@@ -18,7 +26,7 @@ class _Autoencoder(Sampler):
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module):
         super().__init__()
-        _require_networks(self, encoder, decoder)
+        require_networks((encoder, decoder), type(self).__name__)
         self.dim, self.latent = encoder.inputs, decoder.inputs
         if encoder.outputs not in (self.latent, 2 * self.latent) or decoder.outputs != self.dim:
             raise ValueError(
@@ -127,7 +135,7 @@ class WAEGAN(_Autoencoder, Adversarial):
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module, discriminator: nn.Module, weight: float | int):
         super().__init__(encoder, decoder)
-        _require_networks(self, discriminator)
+        require_networks((discriminator,), type(self).__name__)
         if (discriminator.inputs, discriminator.outputs) != (self.latent, 1):
             raise ValueError(
                 f"{type(self).__name__} needs a discriminator with {self.latent} inputs and 1 output, "
@@ -183,12 +191,3 @@ def _weight(model: nn.Module, weight: float | int) -> float | int:
     if not 0 <= weight < math.inf:
         raise ValueError(f"{type(model).__name__} needs a finite weight >= 0, got {weight}.")
     return weight
-
-
-def _require_networks(model: nn.Module, *networks: nn.Module) -> None:
-    for network in networks:
-        if not hasattr(network, "inputs") or not hasattr(network, "outputs"):
-            raise ValueError(
-                f"{type(model).__name__} needs networks that state their `inputs` and `outputs`, "
-                f"as gmlib.nn.MLP does, got {type(network).__name__}."
-            )

@@ -15,6 +15,7 @@ from gmlib.base import (
     Trainable,
     require_count,
     require_levels,
+    require_networks,
     require_no_condition,
     require_points,
 )
@@ -169,12 +170,7 @@ class VAE(Trainable, Sampler):
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module, likelihood: Likelihood):
         super().__init__()
-        for network in (encoder, decoder):
-            if not hasattr(network, "inputs") or not hasattr(network, "outputs"):
-                raise ValueError(
-                    f"{type(self).__name__} needs networks that state their `inputs` and `outputs`, "
-                    f"as gmlib.nn.MLP does, got {type(network).__name__}."
-                )
+        require_networks((encoder, decoder), type(self).__name__)
         self.dim, self.latent = encoder.inputs - self.classes, decoder.inputs - self.classes
         needed = (2 * self.latent, self.dim * likelihood.per_coordinate)
         if min(self.dim, self.latent) < 1 or (encoder.outputs, decoder.outputs) != needed:
