@@ -179,8 +179,8 @@ def mmd(
 
     Args:
         bandwidth: b > 0, in the unit of x.
-        kernel: k - 1 as a function of s = |x - y|^2 / b^2, 0 at 0: `gaussian_kernel`, `inverse_multiquadratic`,
-            or a sum of such.
+        kernel: k - 1 as a function of s = |x - y|^2 / b^2: `gaussian_kernel`, `inverse_multiquadratic` or
+            a sum of such.
 
     Raises:
         ValueError: if a sample is not a finite (N, D) with N >= 2, the widths D differ, or b is not

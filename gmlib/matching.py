@@ -69,7 +69,7 @@ class WAE(_Autoencoder, Trainable):
         encoder: D inputs; M outputs, the code, or 2M, the means and log-variances of q(z | x).
         decoder: M inputs, D outputs: G(z).
         weight: the factor lambda >= 0.
-        bandwidth: b of the kernel; by default the root of 2M, the mean squared distance of draws of the prior.
+        bandwidth: b of the kernel; by default b^2 = 2M, the mean squared distance of draws of the prior.
         kernel: as for `mmd`.
 
     Encoder and decoder state their `inputs` and `outputs`, as `gmlib.nn.MLP` does.
@@ -169,7 +169,7 @@ class AAE(WAEGAN):
         self, encoder: nn.Module, decoder: nn.Module, discriminator: nn.Module, sigma: float | int = 1.0
     ):
         if not 0 < sigma < math.inf:
-            raise ValueError(f"AAE needs sigma > 0, got {sigma}.")
+            raise ValueError(f"AAE needs a finite sigma > 0, got {sigma}.")
         super().__init__(encoder, decoder, discriminator, weight=2 * sigma**2)
 
     def generator_loss(self, x, condition=None, *, rng=None):

@@ -69,8 +69,8 @@ def fit(
     if not isinstance(model, Trainable):
         raise ValueError(f"fit needs a Trainable model, got {_name(model)}.")
     numbers = {"steps": steps, "batch_size": batch_size, "validate_every": validate_every}
-    counts = {**numbers, "checkpoint_every": checkpoint_every}
-    _require_arguments("fit", model, {"model": model.parameters()}, {"lr": lr}, counts)
+    players, counts = {"model": model.parameters()}, {**numbers, "checkpoint_every": checkpoint_every}
+    _require_arguments("fit", model, players, {"lr": lr}, counts)
     data, held_out = _Rows(x, condition), _Rows(validation, validation_condition)
     data.require(None, "fit")
     if validation is not None:
@@ -139,21 +139,20 @@ def fit_adversarial(
     """
     if not isinstance(model, Adversarial):
         raise ValueError(f"fit_adversarial needs an Adversarial model, got {_name(model)}.")
-    rates = {"discriminator": lr if discriminator_lr is None else discriminator_lr, "generator": lr}
+    players = dict(zip(("discriminator", "generator"), model.players(), strict=True))
+    rates = {"discriminator_lr": lr if discriminator_lr is None else discriminator_lr, "lr": lr}
     numbers = {"steps": steps, "batch_size": batch_size, "discriminator_steps": discriminator_steps}
     counts = {**numbers, "checkpoint_every": checkpoint_every}
-    players = dict(zip(rates, model.players(), strict=True))
-    named = {"discriminator_lr": rates["discriminator"], "lr": lr}
-    _require_arguments("fit_adversarial", model, players, named, counts)
+    _require_arguments("fit_adversarial", model, players, rates, counts)
     data = _Rows(x, condition)
     data.require(None, "fit_adversarial")
     processes = _Processes("fit_adversarial", device)
     if processes.n > 1:
-        raise ValueError(f"fit_adversarial needs to be alone, got {processes.n} processes.")
+        raise ValueError(f"fit_adversarial needs one process, got {processes.n}.")
     data = data.to(processes.device)
     with _training(model, processes.device):
-        players = zip(rates.items(), model.players(), strict=True)
-        optimizers = {player: optimizer(_free(own), lr=rate) for (player, rate), own in players}
+        own = zip(players, model.players(), rates.values(), strict=True)
+        optimizers = {player: optimizer(_free(parameters), lr=rate) for player, parameters, rate in own}
         state = TrainState(model, optimizers, rng, processes.seed(rng))
         state.resume("fit_adversarial", checkpoint, steps, data, {**numbers, "steps": "any"})
         jobs = [(checkpoint_every, partial(state.save, checkpoint))] if checkpoint is not None else []
@@ -180,9 +179,7 @@ class TrainState:
     best: dict[str, Tensor] = field(default_factory=dict)
     run: dict[str, str] = field(default_factory=dict)
 
-    def resume(
-        self, caller: str, path: str | Path | None, steps: int, data: Iterable[Tensor | None], numbers: dict
-    ) -> None:
+    def resume(self, caller: str, path: str | Path | None, steps: int, data: Iterable, numbers: dict) -> None:
         """Loads the file, if there is one of this run, and refuses it if it went further than `steps`."""
         if path is None:
             return
@@ -321,15 +318,8 @@ class _Processes:
         return loss, self.accelerator.reduce(loss.detach(), "mean").item()
 
 
-def _take(
-    losses: Iterator,
-    state: TrainState,
-    steps: int,
-    each: Callable | None,
-    jobs: list[tuple[int, Callable[[], None]]],
-    watched: bool,
-) -> None:
-    """Takes the steps that yield `losses`; does each job every so many steps and at the end."""
+def _take(losses: Iterator, state: TrainState, steps: int, each, jobs: list, watched: bool) -> None:
+    """Takes the steps that yield `losses`, and does each of the jobs (every, job) so often and at the end."""
     from tqdm import tqdm
 
     with tqdm(total=steps, initial=state.step, disable=not watched, leave=False) as bar:
@@ -369,13 +359,13 @@ def _gradient_steps(
 def _turns(
     state: TrainState, data: _Rows, batch_size: int, steps: int, discriminator_steps: int, transform
 ) -> Iterator[tuple[float, float]]:
-    """Lets the players take turns, up to the last step, and yields both losses of each."""
+    """Lets the players take turns, up to the last step, and yields both losses of each step."""
 
     def update(player: str, loss: Callable[..., Tensor], rows: Tensor) -> float:
         own = [p for group in state.optimizers[player].param_groups for p in group["params"]]
-        value = (result := data.loss(loss, rows, transform, state.rng)).item()
-        _descend(state, player, f"{player} loss", result, value, own)
-        return value
+        result = data.loss(loss, rows, transform, state.rng)
+        _descend(state, player, f"{player} loss", result, result.item(), own)
+        return result.item()
 
     taken = discriminator_steps * state.step
     batches = _batches(len(data.x), batch_size, state.seed, taken, data.x.device)
@@ -388,9 +378,7 @@ def _turns(
         yield losses
 
 
-def _descend(
-    state: TrainState, key: str, what: str, loss: Tensor, value: float, own: list[Tensor] | None = None
-) -> None:
+def _descend(state: TrainState, key: str, what: str, loss: Tensor, value: float, own=None) -> None:
     """One step of an optimizer by the loss's gradient, in all parameters or in its own alone."""
     if not math.isfinite(value):
         raise FloatingPointError(f"{_name(state.model)} {what} is {value} at step {state.step + 1}.")
@@ -435,13 +423,7 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
     model.train()
 
 
-def _require_arguments(
-    caller: str,
-    model: nn.Module,
-    players: dict[str, Iterable[nn.Parameter]],
-    rates: dict[str, float],
-    counts: dict[str, int],
-) -> None:
+def _require_arguments(caller: str, model: nn.Module, players: dict, rates: dict, counts: dict) -> None:
     for player, parameters in players.items():
         if not _free(parameters):
             raise ValueError(

@@ -14,8 +14,10 @@ from scipy.stats import wasserstein_distance
 from torch.distributions import Categorical, MultivariateNormal, kl_divergence
 
 from gmlib.divergences import (
+    gaussian_kernel,
     gaussian_kl,
     gaussian_kl_to_standard,
+    inverse_multiquadratic,
     js,
     kl,
     mmd,
@@ -240,49 +242,76 @@ def test_wasserstein_of_the_smallest_masses():
     torch.testing.assert_close(moved, total_variation(p, q), rtol=1e-4, atol=0)
 
 
-def test_mmd_keeps_its_digits_at_a_large_bandwidth():
+KERNELS = {  # ours, and by its square distance s in bandwidths
+    "gaussian": (gaussian_kernel, lambda s: math.exp(-s / 2)),
+    "inverse multiquadratic": (inverse_multiquadratic, lambda s: 1 / (1 + s)),
+    "sum": (
+        lambda s: gaussian_kernel(s) + inverse_multiquadratic(3 * s),
+        lambda s: math.exp(-s / 2) + 1 / (1 + 3 * s),
+    ),
+}
+kernels = pytest.mark.parametrize(("kernel", "exact_kernel"), KERNELS.values(), ids=KERNELS)
+
+
+@kernels
+def test_kernels_less_one_are_their_definition(kernel, exact_kernel):
+    square = torch.tensor([0.0, 1e-3, 0.7, 5.0, 300.0], dtype=torch.float64)
+    expected = torch.tensor([exact_kernel(s) - exact_kernel(0.0) for s in square.tolist()]).double()
+    torch.testing.assert_close(kernel(square), expected)
+
+
+def test_mmd_takes_the_gaussian_kernel_unless_told():
+    x, y = torch.randn(2, 6, 2, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    assert mmd(x, y, 0.7) == mmd(x, y, 0.7, gaussian_kernel) != mmd(x, y, 0.7, inverse_multiquadratic)
+
+
+@kernels
+def test_mmd_keeps_its_digits_at_a_large_bandwidth(kernel, exact_kernel):
     rng = torch.Generator().manual_seed(5)
     x, y = torch.randn(2, 30, 2, generator=rng)
     y = y + 1
-    exact = mmd(x.double(), y.double(), 1e4)
-    torch.testing.assert_close(mmd(x, y, 1e4).double(), exact, rtol=1e-3, atol=0)
+    exact = mmd(x.double(), y.double(), 1e4, kernel)
+    torch.testing.assert_close(mmd(x, y, 1e4, kernel).double(), exact, rtol=1e-3, atol=0)
 
 
-def test_mmd_is_unbiased_by_enumeration():
+@kernels
+def test_mmd_is_unbiased_by_enumeration(kernel, exact_kernel):
     """All samples of two points each from three states, weighed by their probabilities."""
     (p,), (q,) = rows(4, 3, 1)
     states = vector(-1.0, 0.2, 1.5)[:, None]
-    kernel = (-(states - states.T).square() / (2 * 0.7**2)).exp()
-    exact = (p - q) @ kernel @ (p - q)
+    square = (states - states.T).square() / 0.7**2
+    exact = (p - q) @ square.clone().apply_(exact_kernel) @ (p - q)
     mean = sum(
-        p[list(a)].prod() * q[list(b)].prod() * mmd(states[list(a)], states[list(b)], 0.7)
+        p[list(a)].prod() * q[list(b)].prod() * mmd(states[list(a)], states[list(b)], 0.7, kernel)
         for a in itertools.product(range(3), repeat=2)
         for b in itertools.product(range(3), repeat=2)
     )
     torch.testing.assert_close(mean, exact)
 
 
-def test_mmd_of_unequal_sizes_is_its_definition():
+@kernels
+def test_mmd_of_unequal_sizes_is_its_definition(kernel, exact_kernel):
     rng = torch.Generator().manual_seed(5)
     x, y = torch.randn(4, 2, generator=rng).double(), torch.randn(7, 2, generator=rng).double() + 1
 
     def k(a, b):
-        return math.exp(-(a - b).square().sum().item() / (2 * 1.3**2))
+        return exact_kernel((a - b).square().sum().item() / 1.3**2)
 
     expected = (
         np.mean([k(a, b) for a, b in itertools.permutations(x, 2)])
         + np.mean([k(a, b) for a, b in itertools.permutations(y, 2)])
         - 2 * np.mean([k(a, b) for a, b in itertools.product(x, y)])
     )
-    torch.testing.assert_close(mmd(x, y, 1.3).item(), expected)
-    torch.testing.assert_close(mmd(x + 1e6, y + 1e6, 1.3).item(), expected, rtol=1e-7, atol=0)
+    torch.testing.assert_close(mmd(x, y, 1.3, kernel).item(), expected)
+    torch.testing.assert_close(mmd(x + 1e6, y + 1e6, 1.3, kernel).item(), expected, rtol=1e-7, atol=0)
 
 
-def test_mmd_has_gradients_and_none_that_is_nan():
+@kernels
+def test_mmd_has_gradients_and_none_that_is_nan(kernel, exact_kernel):
     rng = torch.Generator().manual_seed(6)
     x, y = torch.randn(2, 3, 2, generator=rng, dtype=torch.float64).requires_grad_()
-    assert torch.autograd.gradcheck(lambda x, y: mmd(x, y, 0.9), (x, y))
+    assert torch.autograd.gradcheck(lambda x, y: mmd(x, y, 0.9, kernel), (x, y))
     same = torch.zeros(3, 2, requires_grad=True)
-    assert mmd(same, same.detach(), 1.0).item() == 0
-    assert torch.autograd.grad(mmd(same, same.detach(), 1.0), same)[0].tolist() == [[0, 0]] * 3
+    assert mmd(same, same.detach(), 1.0, kernel).item() == 0
+    assert torch.autograd.grad(mmd(same, same.detach(), 1.0, kernel), same)[0].tolist() == [[0, 0]] * 3
     assert mmd(torch.zeros(2, 1), torch.full((2, 1), 1e6), 1.0).item() == 2.0
