@@ -108,7 +108,7 @@ def effective_sample_size(log_w: Float[Tensor, " N"]) -> Float[Tensor, ""]:
 
     Source: Kong (1992), A Note on Importance Sampling using Standardized Weights.
     """
-    return 1 / log_w.softmax(0).square().sum()
+    return 1 / torch.softmax(log_w, 0).square().sum()
 
 
 class Classifier(Trainable):

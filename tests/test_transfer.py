@@ -24,7 +24,7 @@ from gmlib.transfer import (
     self_train,
     warm_start,
 )
-from gmlib.vae import BernoulliLikelihood, GaussianLikelihood
+from gmlib.vae import BernoulliLikelihood, CategoricalLikelihood, GaussianLikelihood
 
 STATES = torch.tensor(list(itertools.product([0.0, 1.0], repeat=4)), dtype=torch.float64)
 K = 3
@@ -206,22 +206,22 @@ def test_without_labels_only_the_domains_count():
 
 
 def test_adversarial_features_lose_the_domain():
-    """Classes differ in the first coordinate, domains in the second, which a linear map can drop."""
+    """In the source both coordinates tell the class; in the target the second tells the domain alone."""
     y = torch.arange(400) % 2
     target = torch.arange(400) >= 200
-    x = torch.stack([4.0 * y - 2, 4.0 * target - 2], -1) + randn(400, 2)
-    condition = torch.where(target, -1, y)
-    share = {}
+    x = torch.stack([2.0 * y - 1, torch.where(target, 4.0, 2.0 * y - 1)], -1) + randn(400, 2)
+    share, right = {}, {}
     for strength in (0.0, 1.0):
         torch.manual_seed(0)
         model = DomainAdversarial(MLP(2, (), 1), MLP(1, (), 2), MLP(1, (), 1), strength).double()
         torch.nn.init.ones_(model.features[0].weight)
-        fit(model, x, condition=condition, steps=600, batch_size=400, lr=0.02, rng=generator())
+        condition = torch.where(target, -1, y)
+        fit(model, x, condition=condition, steps=300, batch_size=400, lr=0.02, rng=generator())
         weight = model.features[0].weight[0].abs()
         share[strength] = (weight[1] / weight[0]).item()
-        if strength:
-            assert (model.predict(x[target]) == y[target]).double().mean() > 0.95
-    assert share[1.0] < 0.2 < share[0.0]
+        right[strength] = (model.predict(x[target]) == y[target]).double().mean()
+    assert share[1.0] < 0.15 < 0.4 < share[0.0]
+    assert right[0.0] < 0.65 < 0.7 < right[1.0]
 
 
 # The semi-supervised VAE
@@ -348,6 +348,12 @@ def test_samples_follow_their_class():
     samples = model.sample(20_000, rng=generator(9))
     exact = p.logsumexp(-1).exp() @ STATES
     assert ((samples.mean(0) - exact).abs() < 4 * samples.std(0) / 20_000**0.5).all()
+
+
+def test_grey_levels_need_a_score_each():
+    networks = MLP(4, (), K), MLP(4 + K, (), 4), MLP(2 + K, (), 4 * 5)
+    model = SemiSupervisedVAE(*networks, CategoricalLikelihood(5), 1.0).double()
+    assert model.elbo(4 * STATES, rng=generator()).isfinite().all()
 
 
 def test_networks_are_modules_of_the_model():
