@@ -43,6 +43,7 @@ from gmlib.flows import (
 from gmlib.matching import AAE, WAE, WAEGAN
 from gmlib.mixture import BernoulliMixture, GaussianMixture
 from gmlib.nn import MLP, bernoulli, normal
+from gmlib.transfer import Classifier, DomainAdversarial, SemiSupervisedVAE
 from gmlib.vae import (
     VAE,
     BernoulliLikelihood,
@@ -101,6 +102,8 @@ class Case(NamedTuple):
     A model of integers is trained on levels, and draws any whole numbers. `spread` is that of the noise on
     the parameters, small where a model would leave the grid. `kinks` is what the grid may miss of the mass,
     at places where a density bends. The loss of a `joint` one is of the batch as a whole, no mean over rows.
+    With `partly` every other row of the data has the label -1, for none. The gradient of a `game` is that of
+    no loss.
     """
 
     make: Callable[[], nn.Module]
@@ -110,6 +113,8 @@ class Case(NamedTuple):
     spread: float = 0.4
     kinks: float = 1e-9
     joint: bool = False
+    partly: bool = False
+    game: bool = False
 
 
 def _vae(likelihood: nn.Module, dim: int, extra: int = 0) -> tuple[nn.Module, nn.Module, nn.Module]:
@@ -175,6 +180,22 @@ MODELS = {
     "ConditionalVAE": Case(
         lambda: ConditionalVAE(*_vae(BernoulliLikelihood(), 4, CLASSES), CLASSES), "binary", 4, True
     ),
+    "Classifier": Case(lambda: Classifier(MLP(3, (6,), 4), MLP(4, (), CLASSES)), "real", 3, True),
+    "DomainAdversarial": Case(
+        lambda: DomainAdversarial(MLP(3, (6,), 4), MLP(4, (), CLASSES), MLP(4, (5,), 1), strength=0.5),
+        "real",
+        3,
+        conditional=True,
+        partly=True,
+        game=True,
+    ),
+    "SemiSupervisedVAE": Case(
+        lambda: SemiSupervisedVAE(MLP(4, (6,), CLASSES), *_vae(BernoulliLikelihood(), 4, CLASSES), alpha=0.5),
+        "binary",
+        4,
+        conditional=True,
+        partly=True,
+    ),
     "ProbabilisticPCA": Case(lambda: ProbabilisticPCA(2, 1), "real", 2),
     "WAE": Case(lambda: WAE(*_autoencoder(3), weight=3.0), "real", 3, joint=True),
     "WAE-gaussian": Case(
@@ -209,6 +230,8 @@ def batch(
     levels = x.round().clamp(-1, 1) + 1
     x = {"real": x, "binary": (x > 0.3).double(), "levels": levels, "integers": levels}[case.data]
     condition = torch.randint(CLASSES, (n,), generator=rng).to(device) if case.conditional else None
+    if case.partly:
+        condition[::2] = -1
     return x.to(device, dtype), condition
 
 

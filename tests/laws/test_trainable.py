@@ -65,6 +65,8 @@ def test_loss_is_a_mean_over_rows_in_any_order(name, change):
 
 
 def test_loss_is_lower_after_a_small_step_downhill(name):
+    if MODELS[name].game:
+        pytest.skip("a game goes downhill in no loss")
     model, (x, condition) = build(name), batch(name, 7)
     parameters = list(model.parameters())
     loss = model.loss(x, condition, rng=generator())
