@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gmlib.base import Sampler, Trainable, require_count, require_points
+from gmlib.base import Sampler, Trainable, require_count, require_networks, require_points
 from gmlib.divergences import gaussian_kl_to_standard
 from gmlib.nn import categorical, normal
 
@@ -125,6 +125,7 @@ class Classifier(Trainable):
 
     def __init__(self, features: nn.Module, head: nn.Module):
         super().__init__()
+        require_networks((features, head), type(self).__name__)
         _require_widths(self, (features, head), head.inputs == features.outputs)
         self.features, self.head, self.classes = features, head, head.outputs
 
@@ -177,6 +178,7 @@ class DomainAdversarial(Classifier):
 
     def __init__(self, features: nn.Module, head: nn.Module, discriminator: nn.Module, strength: float):
         super().__init__(features, head)
+        require_networks((discriminator,), "DomainAdversarial")
         fits = (discriminator.inputs, discriminator.outputs) == (features.outputs, 1)
         _require_widths(self, (features, discriminator), fits)
         if not 0 <= strength < math.inf:
@@ -239,6 +241,7 @@ class SemiSupervisedVAE(Trainable, Sampler):
         self, classifier: nn.Module, encoder: nn.Module, decoder: nn.Module, likelihood, alpha: float
     ):
         super().__init__()
+        require_networks((classifier, encoder, decoder), "SemiSupervisedVAE")
         self.dim, self.classes = classifier.inputs, classifier.outputs
         self.latent = decoder.inputs - self.classes
         widths = (encoder.inputs, encoder.outputs, decoder.outputs)

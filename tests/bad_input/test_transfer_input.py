@@ -150,3 +150,16 @@ def test_labels_to_start_from():
 def test_a_threshold_or_rounds_that_are_none(threshold, rounds):
     with pytest.raises(ValueError, match=f"0 <= threshold < 1 <= rounds, got {threshold} and {rounds}"):
         self_train(LogisticRegression(), GOOD, Y, GOOD, threshold, rounds)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda network: Classifier(network, MLP(4, (), 2)),
+        lambda network: DomainAdversarial(MLP(3, (), 4), MLP(4, (), 2), network, 1.0),
+        lambda network: SemiSupervisedVAE(network, MLP(5, (), 4), MLP(4, (), 3), BernoulliLikelihood(), 1.0),
+    ],
+)
+def test_networks_without_widths(make):
+    with pytest.raises(ValueError, match=r"needs networks that state their `inputs`.*got Linear"):
+        make(torch.nn.Linear(3, 4))
