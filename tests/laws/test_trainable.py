@@ -60,7 +60,7 @@ def _mean_loss(model, x, condition, seed):
 @pytest.mark.parametrize(
     ("name", "change"),
     # a loss of the batch as a whole is no mean over its rows: it only knows no order
-    [(name, change) for name in NAMES for change in ROWS if change == "another order" or not MODELS[name].joint],
+    [(name, c) for name in NAMES for c in ROWS if c == "another order" or not MODELS[name].joint],
 )
 def test_loss_is_a_mean_over_rows_in_any_order(name, change):
     model, (x, condition) = build(name), batch(name, 7)
