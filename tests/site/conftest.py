@@ -44,6 +44,7 @@ class Visit:
         self.requests, self.complaints = [], []
         self.context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme)
         self.context.add_init_script(f"localStorage.mode = localStorage.theme = '{theme}'")
+        self.context.set_default_timeout(120_000)  # a page with many formulas, on a busy machine
         self.page = self.context.new_page()
         self.page.route("**/*", self.stay_here)
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
