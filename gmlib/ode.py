@@ -34,7 +34,8 @@ def transport(
     Raises:
         ValueError: if rtol is not positive.
 
-    Source: Chen, Rubanova, Bettencourt and Duvenaud (2018), Neural Ordinary Differential Equations, theorem 1.
+    Source: Chen, Rubanova, Bettencourt and Duvenaud (2018), Neural Ordinary Differential Equations,
+    theorem 1.
     """
     if not rtol > 0:
         raise ValueError(f"transport needs rtol > 0, got {rtol}.")
