@@ -279,8 +279,9 @@ class _Guided(Trainable, Sampler):
 class Diffusion(_Guided):
     r"""A chain of T small steps from noise to data, which one network guides.
 
-    .. math:: p(x_T) = \mathcal N(0, I), \quad p_\theta(x_{t-1} \mid x_t) = q(x_{t-1} \mid x_t, \hat x_0(x_t)),
-        \quad p_\theta(x_0 \mid x_1) = \mathcal N(\hat x_0(x_1), \beta_1 I)
+    .. math:: p(x_T) = \mathcal N(0, I), \quad p_\theta(x_{t-1} \mid x_t) = q(x_{t-1} \mid x_t, \hat x_0),
+        \quad p_\theta(x_0 \mid x_1) = \mathcal N(\hat x_0, \beta_1 I), \quad
+        \hat x_0 = \hat x_0(x_t, t) \text{ by the network}
 
     `loss` is the mean over rows of |f(x_t, t / T) - y|^2 for one t in each, uniform on 1, ..., T, where y is
     what the network `predicts` of x_t; for the score it is times 1 - alpha_bar_t. It is no bound; `elbo` is.
@@ -395,7 +396,7 @@ class Diffusion(_Guided):
         r"""log p(x_1) in nats under the probability-flow ODE, which DDIM with eta = 0 takes steps of.
 
         .. math:: \frac{dx}{d\phi} = v(x, t), \quad \cos^2 \phi = \bar\alpha_t, \quad \log p(x_1) = \log
-            \mathcal N(x_T; 0, I) + \int_{\phi_1}^{\phi_T} \operatorname{tr} \frac{\partial v}{\partial x} d\phi
+            \mathcal N(x_T; 0, I) + \int_{\phi_1}^{\phi_T} \operatorname{tr}(\partial v / \partial x) \, d\phi
 
         v is the velocity of `convert`, and x_1 the data with the noise of the first step.
 
