@@ -78,12 +78,12 @@ class Schedule(nn.Module):
         """log alpha_bar at times in [least, T]."""
         if isinstance(t, int) and least <= t <= self.T:
             return self.log_alpha_bar[t]
-        t = torch.as_tensor(t, device=self.log_alpha_bar.device)
+        t = torch.as_tensor(t, dtype=self.log_alpha_bar.dtype, device=self.log_alpha_bar.device)
         if t.ndim > 1 or not ((t >= least) & (t <= self.T)).all():
             raise ValueError(f"Schedule needs times () or (N,) from {least} to {self.T}, got {t}.")
         k = t.long().clamp(max=self.T - 1)
         low, high = self.log_alpha_bar[k], self.log_alpha_bar[k + 1]
-        value = torch.lerp(low, high, (t - k).to(low))
+        value = torch.lerp(low, high, t - k)
         return value.unsqueeze(-1) if t.ndim else value
 
     def when(self, log_alpha_bar: Float[Tensor, ""]) -> Float[Tensor, ""]:
@@ -99,7 +99,7 @@ class Schedule(nn.Module):
 
     def snr(self, t: Time) -> Float[Tensor, "..."]:
         """The signal-to-noise ratio alpha_bar / (1 - alpha_bar), infinite at t = 0."""
-        return 1 / torch.expm1(-self.at(t))
+        return 1 / torch.expm1(self.at(t).abs())
 
     def marginal(self, x_0: Points, t: Time) -> tuple[Points, Float[Tensor, "..."]]:
         """Mean and standard deviation of q(x_t | x_0)."""
@@ -265,7 +265,7 @@ class _Guided(Trainable, Sampler):
 
     def _outputs(self, x: Points, time: float | Tensor, label: Tensor, guidance: float) -> Points:
         """(1 + w) f(x, t, c) - w f(x, t), for guidance w."""
-        time = torch.as_tensor(time).to(x).expand(len(x))
+        time = torch.as_tensor(time, dtype=x.dtype, device=x.device).expand(len(x))
         outputs = self.network(x, time, label)
         if guidance == 0:
             return outputs
@@ -323,7 +323,7 @@ class Diffusion(_Guided):
         alpha, sigma = self.schedule.levels(t)
         x_t = alpha * x + sigma * noise
         target = convert(noise, x_t, t, self.schedule, "noise", self.predicts)
-        error = self._outputs(x_t, t / self.schedule.T, label, 0.0) - target
+        error = self._predict(x_t, t, label, 0.0) - target
         return (sigma * error if self.predicts == "score" else error).square().sum(-1).mean()
 
     def to_data(self, prediction: Points, x_t: Points, t: Time) -> Points:
@@ -336,7 +336,11 @@ class Diffusion(_Guided):
         return self._denoise(x_t, t, self._label(x_t, condition, guidance), guidance)
 
     def _denoise(self, x_t, t, label, guidance):
-        return self.to_data(self._outputs(x_t, t / self.schedule.T, label, guidance), x_t, t)
+        return self.to_data(self._predict(x_t, t, label, guidance), x_t, t)
+
+    def _predict(self, x_t, t, label, guidance):
+        t = torch.as_tensor(t, dtype=x_t.dtype, device=x_t.device)
+        return self._outputs(x_t, t / self.schedule.T, label, guidance)
 
     def elbo_terms(
         self, x: Points, condition: Tensor | None = None, *, rng: torch.Generator | None = None
@@ -410,8 +414,7 @@ class Diffusion(_Guided):
         def velocity(phi, x):
             # the solver looks ahead of the end
             t = schedule.when(2 * phi.clamp(start, end).cos().log()).clamp(1, schedule.T)
-            outputs = self._outputs(x, t / schedule.T, label, 0.0)
-            return convert(outputs, x, t, schedule, self.predicts, "velocity")
+            return convert(self._predict(x, t, label, 0.0), x, t, schedule, self.predicts, "velocity")
 
         z, ladj = transport(velocity, x, start, end, rtol)
         return _log_normal(z) + ladj
