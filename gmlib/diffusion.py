@@ -172,7 +172,8 @@ def ddim_step(
         raise ValueError(f"ddim_step needs eta in [0, 1], and noise unless eta is 0, got {eta} and {noise}.")
     if not (torch.as_tensor(s) < torch.as_tensor(t)).all():
         raise ValueError(f"ddim_step needs s < t, got s = {s} and t = {t}.")
-    _require_match("ddim_step", t, x_t, x_0, *([] if noise is None else [noise]))
+    _require_match("ddim_step", t, x_t, x_0)
+    _require_match("ddim_step", s, x_t, x_t if noise is None else noise)
     (alpha, sigma), (alpha_s, sigma_s) = schedule.levels(t), schedule.levels(s)
     shrinkage = schedule.snr(t) / schedule.snr(s)
     eps = (x_t - alpha * x_0) / sigma

@@ -43,7 +43,7 @@ def close(a, b, tolerance=1e-10):
 
 
 def chain():
-    """Mean (per unit of x_0) and covariance of x_1, ..., x_5 given x_0, from independent noise of each step."""
+    """Mean (per unit of x_0) and covariance of x_1, ..., x_5 given x_0, from the noise of each step."""
     beta, T = BETA.numpy(), len(BETA)
     factor = np.ones(T)
     noise = np.zeros((T, T))  # of each state, from each step's noise
@@ -139,7 +139,8 @@ class TestSchedule:
             expected = np.interp(t, range(6), np.log(ALPHA_BAR))
             close(SCHEDULE.at(t), expected)
             close(
-                SCHEDULE.at(torch.tensor([t, 2.0]).double()), np.array([[expected], [math.log(ALPHA_BAR[2])]])
+                SCHEDULE.at(torch.tensor([t, 2.0], dtype=torch.float64)),
+                np.array([[expected], [math.log(ALPHA_BAR[2])]]),
             )
             close(SCHEDULE.when(torch.tensor(expected, dtype=torch.float64)), t)
 
@@ -337,7 +338,7 @@ class TestLoss:
             a, s = math.sqrt(ALPHA_BAR[at]), math.sqrt(1 - ALPHA_BAR[at])
             x_t = a * row + s * eps
             target = {"noise": eps, "data": row, "score": -eps / s, "velocity": a * eps - s * row}[kind]
-            time, label = torch.tensor([at / 5]).double(), torch.empty(1, 0).double()
+            time, label = torch.tensor([at / 5], dtype=torch.float64), torch.empty(1, 0).double()
             error = (model.network(x_t[None], time, label)[0] - target).square().sum()
             total += error * (s**2 if kind == "score" else 1)
         close(model.loss(x, rng=generator(9)), total / 6)

@@ -1,4 +1,4 @@
-"""Linear fields have a closed form, the matrix exponential; others are compared with the Jacobian of the map."""
+"""Linear fields have a closed form, the matrix exponential; others are compared with the map's Jacobian."""
 
 import pytest
 import torch
