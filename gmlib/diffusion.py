@@ -2,6 +2,7 @@
 
 import math
 from collections import deque
+from itertools import chain
 
 import torch
 from jaxtyping import Float, Int
@@ -274,7 +275,8 @@ class _Guided(Trainable, Sampler):
 
     def _start(self, n: int, rng: torch.Generator | None) -> Points:
         require_count(n, type(self).__name__)
-        return normal((n, self.dim), rng, like=next(self.parameters()))
+        like = next(chain(self.parameters(), self.buffers()), torch.empty(()))  # a network may have none
+        return normal((n, self.dim), rng, like=like)
 
 
 class Diffusion(_Guided):

@@ -532,6 +532,21 @@ class TestSampling:
             draws = model.sample(2, at, rng=generator(), steps=1, eta=0.0, guidance=w)
             close(draws, model.denoise(x, 5, at, w).detach())
 
+    def test_the_ideal_denoiser_of_points_draws_those_points(self):
+        """It has no weights to be trained; with little noise at the end, one point has all of the weight."""
+        data, schedule = points(5), Schedule.linear(200).double()
+
+        class Ideal(nn.Module):
+            inputs = outputs = 2
+
+            def forward(self, x, time, label):
+                return ideal_denoiser(x, time * 200, schedule, data)
+
+        draws = Diffusion(Ideal(), schedule, predicts="data").sample(50, rng=generator(), steps=50)
+        nearest = torch.cdist(draws, data).min(-1)
+        assert nearest.values.max() < 1e-6
+        assert len(nearest.indices.unique()) == 5
+
     def test_is_deterministic_with_eta_zero(self):
         model, rng = exact_model(), generator(3)
         model.sample(4, rng=rng, eta=0.0)
@@ -646,6 +661,17 @@ class TestFlowMatching:
         close(found, Normal(MEAN, SPREAD).log_prob(x).sum(-1), 1e-4)
         found = FlowMatching(ExactFlow(3), classes=3).log_prob_ode(x, torch.full((5,), 1), 1e-7).detach()
         close(found, Normal(MEAN + 2, SPREAD).log_prob(x).sum(-1), 1e-4)
+
+    def test_a_network_without_weights_draws_in_the_default_dtype(self):
+        class Still(nn.Module):
+            inputs = outputs = 2
+
+            def forward(self, x, time, label):
+                return 0 * x
+
+        assert torch.equal(
+            FlowMatching(Still()).sample(3, rng=generator()), torch.randn(3, 2, generator=generator())
+        )
 
     def test_condition_and_guidance(self):
         model, x, condition = FlowMatching(ExactFlow(3), classes=3), points(3), torch.tensor([0, 2, 1])
