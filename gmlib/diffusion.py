@@ -75,17 +75,23 @@ class Schedule(nn.Module):
         """Of the steps 1, ..., T, so that beta[t - 1] belongs to t."""
         return -torch.expm1(self.log_alpha_bar.diff())
 
-    def at(self, t: Time, least: int = 0) -> Float[Tensor, "..."]:
-        """log alpha_bar at times in [least, T]."""
+    def at(self, t: Time) -> Float[Tensor, "..."]:
+        """log alpha_bar at times in [0, T]."""
+        return self._tensor(self._at(t))
+
+    def _at(self, t: Time, least: int = 0) -> float | Tensor:
+        """The same as a number for one whole time, which is quicker to reckon with."""
         if isinstance(t, int) and least <= t <= self.T:
-            return self.log_alpha_bar[t]
-        t = torch.as_tensor(t, dtype=self.log_alpha_bar.dtype, device=self.log_alpha_bar.device)
+            return self.log_alpha_bar[t].item()
+        t = self._tensor(t)
         if t.ndim > 1 or not ((t >= least) & (t <= self.T)).all():
             raise ValueError(f"Schedule needs times () or (N,) from {least} to {self.T}, got {t}.")
         k = t.long().clamp(max=self.T - 1)
-        low, high = self.log_alpha_bar[k], self.log_alpha_bar[k + 1]
-        value = torch.lerp(low, high, t - k)
+        value = torch.lerp(self.log_alpha_bar[k], self.log_alpha_bar[k + 1], t - k)
         return value.unsqueeze(-1) if t.ndim else value
+
+    def _tensor(self, number: float | Tensor) -> Tensor:
+        return torch.as_tensor(number, dtype=self.log_alpha_bar.dtype, device=self.log_alpha_bar.device)
 
     def when(self, log_alpha_bar: Float[Tensor, ""]) -> Float[Tensor, ""]:
         """The time at which log alpha_bar has this value: the inverse of `at`."""
@@ -93,10 +99,9 @@ class Schedule(nn.Module):
         low, high = self.log_alpha_bar[k], self.log_alpha_bar[k + 1]
         return k + (log_alpha_bar - low) / (high - low)
 
-    def levels(self, t: Time, least: int = 0) -> tuple[Tensor, Tensor]:
+    def levels(self, t: Time) -> tuple[Tensor, Tensor]:
         """alpha = sqrt(alpha_bar) and sigma = sqrt(1 - alpha_bar), of data and noise in x_t."""
-        log_alpha_bar = self.at(t, least)
-        return (0.5 * log_alpha_bar).exp(), (-torch.expm1(log_alpha_bar)).sqrt()
+        return _levels(self.at(t))
 
     def snr(self, t: Time) -> Float[Tensor, "..."]:
         """The signal-to-noise ratio alpha_bar / (1 - alpha_bar), infinite at t = 0."""
@@ -117,11 +122,16 @@ class Schedule(nn.Module):
 
         Source: Ho, Jain and Abbeel (2020), equations 6 and 7.
         """
+        mean, variance = self._posterior(x_0, x_t, t)
+        return mean, self._tensor(variance)
+
+    def _posterior(self, x_0, x_t, t):
         _require_match("Schedule.posterior", t, x_0, x_t)
-        now, before = self.at(t, 1), self.at(t - 1)
-        beta, noise, noise_before = (-torch.expm1(a) for a in (now - before, now, before))
-        data = (0.5 * before).exp() * beta / noise * x_0
-        return data + (0.5 * (now - before)).exp() * noise_before / noise * x_t, noise_before / noise * beta
+        now, before = self._at(t, 1), self._at(t - 1)
+        beta, noise, noise_before = (-_expm1(a) for a in (now - before, now, before))
+        of_x_0 = _exp(0.5 * before) * beta / noise
+        of_x_t = _exp(0.5 * (now - before)) * noise_before / noise
+        return of_x_0 * x_0 + of_x_t * x_t, noise_before / noise * beta
 
 
 def convert(prediction: Points, x_t: Points, t: Time, schedule: Schedule, given: str, wanted: str) -> Points:
@@ -134,13 +144,10 @@ def convert(prediction: Points, x_t: Points, t: Time, schedule: Schedule, given:
     """
     _require_kinds("convert", given, wanted)
     _require_match("convert", t, x_t, prediction)
-    alpha, sigma = schedule.levels(t, 1)
-    parts = {"noise": (0, 1), "data": (1, 0), "score": (0, -1 / sigma), "velocity": (-sigma, alpha)}
-    (data_given, noise_given), (data_wanted, noise_wanted) = parts[given], parts[wanted]
-    determinant = data_given * sigma - noise_given * alpha  # of the two equations in x_0 and noise
-    x_0 = (sigma * prediction - noise_given * x_t) / determinant
-    noise = (data_given * x_t - alpha * prediction) / determinant
-    return data_wanted * x_0 + noise_wanted * noise
+    alpha, sigma = _levels(schedule._at(t, 1))
+    (a, b), (c, d) = (_parts(kind, alpha, sigma) for kind in (given, wanted))
+    determinant = a * sigma - b * alpha  # of the equations for prediction and x_t in x_0 and noise
+    return (c * sigma - d * alpha) / determinant * prediction + (a * d - b * c) / determinant * x_t
 
 
 def ddpm_step(x_t: Points, x_0: Points, t: Time, schedule: Schedule, noise: Points) -> Points:
@@ -151,8 +158,8 @@ def ddpm_step(x_t: Points, x_0: Points, t: Time, schedule: Schedule, noise: Poin
     Source: Ho, Jain and Abbeel (2020), algorithm 2, with the second of the two variances of section 3.2.
     """
     _require_match("ddpm_step", t, x_t, noise)
-    mean, variance = schedule.posterior(x_0, x_t, t)
-    return mean + variance.sqrt() * noise
+    mean, variance = schedule._posterior(x_0, x_t, t)
+    return mean + variance**0.5 * noise
 
 
 def ddim_step(
@@ -171,15 +178,17 @@ def ddim_step(
     """
     if not 0 <= eta <= 1 or (eta > 0 and noise is None):
         raise ValueError(f"ddim_step needs eta in [0, 1], and noise unless eta is 0, got {eta} and {noise}.")
-    if not (torch.as_tensor(s) < torch.as_tensor(t)).all():
+    late = s >= t
+    if late.any() if isinstance(late, Tensor) else late:
         raise ValueError(f"ddim_step needs s < t, got s = {s} and t = {t}.")
     _require_match("ddim_step", t, x_t, x_0)
     _require_match("ddim_step", s, x_t, x_t if noise is None else noise)
-    (alpha, sigma), (alpha_s, sigma_s) = schedule.levels(t), schedule.levels(s)
-    shrinkage = schedule.snr(t) / schedule.snr(s)
-    eps = (x_t - alpha * x_0) / sigma
-    x_s = alpha_s * x_0 + sigma_s * (1 - eta**2 + eta**2 * shrinkage).sqrt() * eps
-    return x_s if eta == 0 else x_s + eta * sigma_s * (1 - shrinkage).sqrt() * noise
+    now, before = schedule._at(t), schedule._at(s)
+    (alpha, sigma), (alpha_s, sigma_s) = _levels(now), _levels(before)
+    shrinkage = _expm1(-before) / _expm1(-now)  # SNR(t) / SNR(s)
+    of_x_t = sigma_s * (1 - eta**2 + eta**2 * shrinkage) ** 0.5 / sigma
+    x_s = (alpha_s - of_x_t * alpha) * x_0 + of_x_t * x_t
+    return x_s if eta == 0 else x_s + eta * sigma_s * (1 - shrinkage) ** 0.5 * noise
 
 
 def ideal_denoiser(x_t: Points, t: Time, schedule: Schedule, data: Float[Tensor, "M D"]) -> Points:
@@ -190,7 +199,7 @@ def ideal_denoiser(x_t: Points, t: Time, schedule: Schedule, data: Float[Tensor,
     """
     require_points(data, x_t.shape[-1], "ideal_denoiser")
     _require_match("ideal_denoiser", t, x_t)
-    alpha, sigma = schedule.levels(t, 1)
+    alpha, sigma = _levels(schedule._at(t, 1))
     distance = torch.cdist(x_t / alpha, data, compute_mode="donot_use_mm_for_euclid_dist")
     return (-0.5 * (alpha / sigma * distance).square()).softmax(-1) @ data
 
@@ -256,7 +265,6 @@ class _Guided(Trainable, Sampler):
 
     def _label_to_learn(self, x: Points, condition: Tensor | None, rng: torch.Generator | None) -> Tensor:
         """The same, where some rows have lost theirs."""
-        require_points(x, self.dim, type(self).__name__)
         if condition is None and self.classes > 0:
             raise ValueError(f"{type(self).__name__} needs a condition to learn from, got none.")
         label = self._label(x, condition, 0.0)
@@ -320,13 +328,14 @@ class Diffusion(_Guided):
         self.schedule, self.predicts = schedule, predicts
 
     def loss(self, x, condition=None, *, rng=None):
+        require_points(x, self.dim, "Diffusion")
         label = self._label_to_learn(x, condition, rng)
         t = 1 + (uniform((len(x),), rng, like=x) * self.schedule.T).long()
         noise = normal(x.shape, rng, like=x)
         alpha, sigma = self.schedule.levels(t)
         x_t = alpha * x + sigma * noise
-        target = convert(noise, x_t, t, self.schedule, "noise", self.predicts)
-        error = self._predict(x_t, t, label, 0.0) - target
+        of_x, of_noise = _parts(self.predicts, alpha, sigma)
+        error = self._predict(x_t, t, label, 0.0) - (of_x * x + of_noise * noise)
         return (sigma * error if self.predicts == "score" else error).square().sum(-1).mean()
 
     def to_data(self, prediction: Points, x_t: Points, t: Time) -> Points:
@@ -446,11 +455,16 @@ class FlowMatching(_Guided):
         super().__init__(network, classes, drop_condition)
 
     def loss(self, x, condition=None, *, rng=None):
+        t, x_t, v = self.path(x, rng=rng)
         label = self._label_to_learn(x, condition, rng)
+        return (self._outputs(x_t, t, label, 0.0) - v).square().sum(-1).mean()
+
+    def path(self, x: Points, *, rng: torch.Generator | None = None) -> tuple[Rows, Points, Points]:
+        """What there is to learn from: t, x_t and the velocity x_1 - x_0, for each row one line to data x."""
+        require_points(x, self.dim, "FlowMatching")
         t = uniform((len(x),), rng, like=x)
         noise = normal(x.shape, rng, like=x)
-        x_t = torch.lerp(noise, x, t.unsqueeze(-1))
-        return (self._outputs(x_t, t, label, 0.0) - (x - noise)).square().sum(-1).mean()
+        return t, torch.lerp(noise, x, t.unsqueeze(-1)), x - noise
 
     def velocity(self, x: Points, t: Time, condition: Tensor | None = None, guidance: float = 0.0) -> Points:
         """v(x, t), for t in [0, 1]."""
@@ -489,6 +503,23 @@ class FlowMatching(_Guided):
 
 def _last(states):
     return deque(states, maxlen=1).pop()
+
+
+def _exp(a: float | Tensor) -> float | Tensor:
+    return a.exp() if isinstance(a, Tensor) else math.exp(a)
+
+
+def _expm1(a: float | Tensor) -> float | Tensor:
+    return a.expm1() if isinstance(a, Tensor) else math.expm1(a)
+
+
+def _levels(log_alpha_bar: float | Tensor) -> tuple:
+    return _exp(0.5 * log_alpha_bar), (-_expm1(log_alpha_bar)) ** 0.5
+
+
+def _parts(kind: str, alpha: float | Tensor, sigma: float | Tensor) -> tuple:
+    """The factors of x_0 and of the noise in what a network may predict."""
+    return {"noise": (0, 1), "data": (1, 0), "score": (0, -1 / sigma), "velocity": (-sigma, alpha)}[kind]
 
 
 def _log_normal(z: Points) -> Rows:
