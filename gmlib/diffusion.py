@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gmlib.base import Sampler, Trainable, require_count, require_networks, require_points
+from gmlib.base import Sampler, Trainable, require_batch, require_count, require_networks, require_points
 from gmlib.divergences import gaussian_kl_to_standard
 from gmlib.nn import bernoulli, normal, uniform
 from gmlib.ode import transport
@@ -336,7 +336,7 @@ class Diffusion(_Guided):
         x_t = alpha * x + sigma * noise
         of_x, of_noise = _parts(self.predicts, alpha, sigma)
         error = self._predict(x_t, t, label, 0.0) - (of_x * x + of_noise * noise)
-        return (sigma * error if self.predicts == "score" else error).square().sum(-1).mean()
+        return (sigma * error if self.predicts == "score" else error).square().sum() / len(x)
 
     def to_data(self, prediction: Points, x_t: Points, t: Time) -> Points:
         """The x_0 that goes with what the network predicts."""
@@ -455,13 +455,14 @@ class FlowMatching(_Guided):
         super().__init__(network, classes, drop_condition)
 
     def loss(self, x, condition=None, *, rng=None):
+        require_points(x, self.dim, "FlowMatching")
         t, x_t, v = self.path(x, rng=rng)
         label = self._label_to_learn(x, condition, rng)
-        return (self._outputs(x_t, t, label, 0.0) - v).square().sum(-1).mean()
+        return F.mse_loss(self._outputs(x_t, t, label, 0.0), v, reduction="sum") / len(x)
 
     def path(self, x: Points, *, rng: torch.Generator | None = None) -> tuple[Rows, Points, Points]:
         """What there is to learn from: t, x_t and the velocity x_1 - x_0, for each row one line to data x."""
-        require_points(x, self.dim, "FlowMatching")
+        require_batch(x, self.dim, "FlowMatching.path")
         t = uniform((len(x),), rng, like=x)
         noise = normal(x.shape, rng, like=x)
         return t, torch.lerp(noise, x, t.unsqueeze(-1)), x - noise
