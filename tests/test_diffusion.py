@@ -143,6 +143,10 @@ class TestSchedule:
                 np.array([[expected], [math.log(ALPHA_BAR[2])]]),
             )
             close(SCHEDULE.when(torch.tensor(expected, dtype=torch.float64)), t)
+        for k, t in ((0, -0.5), (4, 5.5)):  # beyond the ends it goes on as in the piece next to them
+            slope = math.log(ALPHA_BAR[k + 1] / ALPHA_BAR[k])
+            beyond = math.log(ALPHA_BAR[k]) + (t - k) * slope
+            close(SCHEDULE.when(torch.tensor(beyond, dtype=torch.float64)), t)
 
 
 def mixed(t):

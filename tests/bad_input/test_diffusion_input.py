@@ -56,6 +56,12 @@ def test_a_bad_batch(make, method, x, message):
         call(make, method, x)
 
 
+@pytest.mark.parametrize(("x", "message"), FORMS[:6])
+def test_a_bad_batch_for_the_lines_to_it(x, message):
+    with pytest.raises(ValueError, match=f"FlowMatching.path needs .*{message}"):
+        flow_matching().path(x)
+
+
 @pytest.mark.parametrize(
     ("condition", "message"),
     [
