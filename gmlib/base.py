@@ -163,7 +163,7 @@ def require_levels(x: Tensor, values: int, name: str) -> None:
 
 
 def _require_finite(x: Tensor, name: str) -> None:
-    if not torch.stack(x.aminmax()).isfinite().all():  # quicker than to ask each element
+    if not all(map(math.isfinite, torch.stack(x.aminmax()).tolist())):  # quicker than to ask each element
         raise ValueError(f"{name} needs finite x, got NaN or infinity.")
 
 

@@ -90,7 +90,7 @@ def style() -> None:
 
 
 def figure(
-    width: float = 6.0, height: float = 3.2, columns: int = 1, rows: int = 1, **subplots_kw
+    width: float | int = 6.0, height: float | int = 3.2, columns: int = 1, rows: int = 1, **subplots_kw
 ) -> tuple[Figure, Axes | np.ndarray]:
     """A figure of a size in inches, 7 of which fill a text column, and its axes: one, or an array of them."""
     return plt.subplots(rows, columns, figsize=(width, height), **subplots_kw)
