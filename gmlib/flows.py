@@ -3,12 +3,10 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.func import vjp
 from torch.nn import functional as F
 from torchdiffeq import odeint
 
@@ -22,6 +20,7 @@ from gmlib.base import (
     require_points,
 )
 from gmlib.nn import MLP, MaskedLinear, bernoulli, made_masks, normal, uniform
+from gmlib.ode import transport
 
 BOUND = 2.0  # of the logarithm of a scale that a network asks for
 
@@ -521,7 +520,7 @@ class ContinuousFlow(Trainable, Sampler):
     ) -> tuple[Float[Tensor, "N D"], Float[Tensor, " N"]]:
         """z and log|det dz/dx|, the latter from the exact trace, which costs D derivatives."""
         self._require(x, rtol, "encode")
-        return self._encode(x, rtol, torch.eye(self.dim).to(x).unsqueeze(1).expand(-1, len(x), -1))
+        return transport(self.velocity, x, 0.0, 1.0, rtol)
 
     def decode(self, z: Float[Tensor, "N D"], rtol: float = RTOL) -> Float[Tensor, "N D"]:
         """The x that `encode` takes to z."""
@@ -543,7 +542,7 @@ class ContinuousFlow(Trainable, Sampler):
         """
         self._require(x, rtol, "log_prob_hutchinson")
         eps = 2 * bernoulli(torch.full_like(x, 0.5), rng) - 1
-        z, ladj = self._encode(x, rtol, eps.unsqueeze(0))
+        z, ladj = transport(self.velocity, x, 0.0, 1.0, rtol, eps.unsqueeze(0))
         return _log_normal(z) + ladj
 
     def loss(self, x, condition=None, *, rng=None):
@@ -555,17 +554,6 @@ class ContinuousFlow(Trainable, Sampler):
         require_count(n, "ContinuousFlow")
         require_no_condition(condition, "ContinuousFlow")
         return self.decode(normal((n, self.dim), rng, like=_like(self)))
-
-    def _encode(self, x, rtol, directions: Float[Tensor, "K N D"]):
-        """With the sum of e . J e over the K directions e of each row for the trace of J."""
-
-        def change(t, state):
-            v, pull = vjp(partial(self.velocity, t), state[0])
-            return v, sum((pull(e)[0] * e).sum(-1) for e in directions)
-
-        start, times = (x, x.new_zeros(len(x))), x.new_tensor([0.0, 1.0])
-        z, ladj = odeint(change, start, times, rtol=rtol, atol=rtol)
-        return z[-1], ladj[-1]
 
     def _require(self, x, rtol, method):
         require_points(x, self.dim, f"ContinuousFlow.{method}")

@@ -47,6 +47,42 @@ class MLP(nn.Sequential):
         self.inputs, self.outputs = inputs, outputs
 
 
+class TimeMLP(nn.Module):
+    r"""Fully connected network of points, a time and a label, for diffusion and flow matching.
+
+    .. math:: y = \operatorname{MLP}(x, \sin(\omega_1 t), \dots, \sin(\omega_{16} t),
+        \cos(\omega_1 t), \dots, \cos(\omega_{16} t), c), \quad \omega_k = 100^{(k - 1) / 15}
+
+    It is called with x (N, D), times t (N,) in [0, 1] and labels c (N, classes), one-hot or all zeros for
+    none.
+
+    Args:
+        dim: number of coordinates D of x and of y.
+        hidden: widths of the hidden layers.
+        classes: number of classes.
+
+    Raises:
+        ValueError: if dim or a width is below 1, or classes below 0.
+
+    Source: Ho, Jain and Abbeel (2020), Denoising Diffusion Probabilistic Models, appendix B, for the
+    functions of time.
+    """
+
+    FREQUENCIES = 16
+
+    def __init__(self, dim: int, hidden: tuple[int, ...], classes: int = 0):
+        super().__init__()
+        if dim < 1 or classes < 0:
+            raise ValueError(f"TimeMLP needs dim >= 1 and classes >= 0, got {dim} and {classes}.")
+        self.network = MLP(dim + 2 * self.FREQUENCIES + classes, hidden, dim)
+        self.register_buffer("omega", torch.logspace(0, 2, self.FREQUENCIES))
+        self.inputs, self.outputs = dim + classes, dim
+
+    def forward(self, x, time, label):
+        angle = time.unsqueeze(-1) * self.omega
+        return self.network(torch.cat([x, angle.sin(), angle.cos(), label], -1))
+
+
 class MaskedLinear(nn.Linear):
     r"""A linear map without some of its connections.
 

@@ -26,6 +26,7 @@ from gmlib.counting import (
     JointTable,
     MarkovChain,
 )
+from gmlib.diffusion import Diffusion, FlowMatching, Schedule
 from gmlib.divergences import gaussian_kernel
 from gmlib.flows import (
     MAF,
@@ -42,7 +43,7 @@ from gmlib.flows import (
 )
 from gmlib.matching import AAE, WAE, WAEGAN
 from gmlib.mixture import BernoulliMixture, GaussianMixture
-from gmlib.nn import MLP, bernoulli, normal
+from gmlib.nn import MLP, TimeMLP, bernoulli, normal
 from gmlib.transfer import Classifier, DomainAdversarial, SemiSupervisedVAE
 from gmlib.vae import (
     VAE,
@@ -202,6 +203,25 @@ MODELS = {
         lambda: WAE(*_autoencoder(3, random=True), 3.0, 0.8, gaussian_kernel), "real", 3, joint=True
     ),
     "WAEGAN": Case(lambda: WAEGAN(*_autoencoder(3), MLP(2, (8,), 1), weight=0.7), "real", 3),
+    "Diffusion": Case(lambda: Diffusion(TimeMLP(3, (6,)), Schedule.linear(25)), "real", 3),
+    "Diffusion-score": Case(
+        lambda: Diffusion(TimeMLP(3, (6,)), Schedule.linear(25), predicts="score"), "real", 3
+    ),
+    "Diffusion-classes": Case(
+        lambda: Diffusion(
+            TimeMLP(3, (6,), CLASSES), Schedule.cosine(5), predicts="velocity", classes=CLASSES
+        ),
+        "real",
+        3,
+        conditional=True,
+    ),
+    "FlowMatching": Case(lambda: FlowMatching(TimeMLP(3, (6,))), "real", 3),
+    "FlowMatching-classes": Case(
+        lambda: FlowMatching(TimeMLP(3, (6,), CLASSES), classes=CLASSES, drop_condition=0.3),
+        "real",
+        3,
+        conditional=True,
+    ),
     "AAE": Case(lambda: AAE(*_autoencoder(3, random=True), MLP(2, (8,), 1), sigma=0.6), "real", 3),
 }
 
