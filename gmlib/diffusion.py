@@ -2,13 +2,14 @@
 
 import math
 from collections import deque
+from itertools import chain
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gmlib.base import Sampler, Trainable, require_count, require_networks, require_points
+from gmlib.base import Sampler, Trainable, require_batch, require_count, require_networks, require_points
 from gmlib.divergences import gaussian_kl_to_standard
 from gmlib.nn import bernoulli, normal, uniform
 from gmlib.ode import transport
@@ -74,17 +75,23 @@ class Schedule(nn.Module):
         """Of the steps 1, ..., T, so that beta[t - 1] belongs to t."""
         return -torch.expm1(self.log_alpha_bar.diff())
 
-    def at(self, t: Time, least: int = 0) -> Float[Tensor, "..."]:
-        """log alpha_bar at times in [least, T]."""
+    def at(self, t: Time) -> Float[Tensor, "..."]:
+        """log alpha_bar at times in [0, T]."""
+        return self._tensor(self._at(t))
+
+    def _at(self, t: Time, least: int = 0) -> float | Tensor:
+        """The same as a number for one whole time, which is quicker to reckon with."""
         if isinstance(t, int) and least <= t <= self.T:
-            return self.log_alpha_bar[t]
-        t = torch.as_tensor(t, device=self.log_alpha_bar.device)
+            return self.log_alpha_bar[t].item()
+        t = self._tensor(t)
         if t.ndim > 1 or not ((t >= least) & (t <= self.T)).all():
             raise ValueError(f"Schedule needs times () or (N,) from {least} to {self.T}, got {t}.")
         k = t.long().clamp(max=self.T - 1)
-        low, high = self.log_alpha_bar[k], self.log_alpha_bar[k + 1]
-        value = torch.lerp(low, high, (t - k).to(low))
+        value = torch.lerp(self.log_alpha_bar[k], self.log_alpha_bar[k + 1], t - k)
         return value.unsqueeze(-1) if t.ndim else value
+
+    def _tensor(self, number: float | Tensor) -> Tensor:
+        return torch.as_tensor(number, dtype=self.log_alpha_bar.dtype, device=self.log_alpha_bar.device)
 
     def when(self, log_alpha_bar: Float[Tensor, ""]) -> Float[Tensor, ""]:
         """The time at which log alpha_bar has this value: the inverse of `at`."""
@@ -92,14 +99,13 @@ class Schedule(nn.Module):
         low, high = self.log_alpha_bar[k], self.log_alpha_bar[k + 1]
         return k + (log_alpha_bar - low) / (high - low)
 
-    def levels(self, t: Time, least: int = 0) -> tuple[Tensor, Tensor]:
+    def levels(self, t: Time) -> tuple[Tensor, Tensor]:
         """alpha = sqrt(alpha_bar) and sigma = sqrt(1 - alpha_bar), of data and noise in x_t."""
-        log_alpha_bar = self.at(t, least)
-        return (0.5 * log_alpha_bar).exp(), (-torch.expm1(log_alpha_bar)).sqrt()
+        return _levels(self.at(t))
 
     def snr(self, t: Time) -> Float[Tensor, "..."]:
         """The signal-to-noise ratio alpha_bar / (1 - alpha_bar), infinite at t = 0."""
-        return 1 / torch.expm1(-self.at(t))
+        return 1 / torch.expm1(self.at(t).abs())
 
     def marginal(self, x_0: Points, t: Time) -> tuple[Points, Float[Tensor, "..."]]:
         """Mean and standard deviation of q(x_t | x_0)."""
@@ -116,11 +122,16 @@ class Schedule(nn.Module):
 
         Source: Ho, Jain and Abbeel (2020), equations 6 and 7.
         """
+        mean, variance = self._posterior(x_0, x_t, t)
+        return mean, self._tensor(variance)
+
+    def _posterior(self, x_0, x_t, t):
         _require_match("Schedule.posterior", t, x_0, x_t)
-        now, before = self.at(t, 1), self.at(t - 1)
-        beta, noise, noise_before = (-torch.expm1(a) for a in (now - before, now, before))
-        data = (0.5 * before).exp() * beta / noise * x_0
-        return data + (0.5 * (now - before)).exp() * noise_before / noise * x_t, noise_before / noise * beta
+        now, before = self._at(t, 1), self._at(t - 1)
+        beta, noise, noise_before = (-_expm1(a) for a in (now - before, now, before))
+        of_x_0 = _exp(0.5 * before) * beta / noise
+        of_x_t = _exp(0.5 * (now - before)) * noise_before / noise
+        return of_x_0 * x_0 + of_x_t * x_t, noise_before / noise * beta
 
 
 def convert(prediction: Points, x_t: Points, t: Time, schedule: Schedule, given: str, wanted: str) -> Points:
@@ -133,13 +144,10 @@ def convert(prediction: Points, x_t: Points, t: Time, schedule: Schedule, given:
     """
     _require_kinds("convert", given, wanted)
     _require_match("convert", t, x_t, prediction)
-    alpha, sigma = schedule.levels(t, 1)
-    parts = {"noise": (0, 1), "data": (1, 0), "score": (0, -1 / sigma), "velocity": (-sigma, alpha)}
-    (data_given, noise_given), (data_wanted, noise_wanted) = parts[given], parts[wanted]
-    determinant = data_given * sigma - noise_given * alpha  # of the two equations in x_0 and noise
-    x_0 = (sigma * prediction - noise_given * x_t) / determinant
-    noise = (data_given * x_t - alpha * prediction) / determinant
-    return data_wanted * x_0 + noise_wanted * noise
+    alpha, sigma = _levels(schedule._at(t, 1))
+    (a, b), (c, d) = (_parts(kind, alpha, sigma) for kind in (given, wanted))
+    determinant = a * sigma - b * alpha  # of the equations for prediction and x_t in x_0 and noise
+    return (c * sigma - d * alpha) / determinant * prediction + (a * d - b * c) / determinant * x_t
 
 
 def ddpm_step(x_t: Points, x_0: Points, t: Time, schedule: Schedule, noise: Points) -> Points:
@@ -150,8 +158,8 @@ def ddpm_step(x_t: Points, x_0: Points, t: Time, schedule: Schedule, noise: Poin
     Source: Ho, Jain and Abbeel (2020), algorithm 2, with the second of the two variances of section 3.2.
     """
     _require_match("ddpm_step", t, x_t, noise)
-    mean, variance = schedule.posterior(x_0, x_t, t)
-    return mean + variance.sqrt() * noise
+    mean, variance = schedule._posterior(x_0, x_t, t)
+    return mean + variance**0.5 * noise
 
 
 def ddim_step(
@@ -170,14 +178,17 @@ def ddim_step(
     """
     if not 0 <= eta <= 1 or (eta > 0 and noise is None):
         raise ValueError(f"ddim_step needs eta in [0, 1], and noise unless eta is 0, got {eta} and {noise}.")
-    if not (torch.as_tensor(s) < torch.as_tensor(t)).all():
+    late = s >= t
+    if late.any() if isinstance(late, Tensor) else late:
         raise ValueError(f"ddim_step needs s < t, got s = {s} and t = {t}.")
-    _require_match("ddim_step", t, x_t, x_0, *([] if noise is None else [noise]))
-    (alpha, sigma), (alpha_s, sigma_s) = schedule.levels(t), schedule.levels(s)
-    shrinkage = schedule.snr(t) / schedule.snr(s)
-    eps = (x_t - alpha * x_0) / sigma
-    x_s = alpha_s * x_0 + sigma_s * (1 - eta**2 + eta**2 * shrinkage).sqrt() * eps
-    return x_s if eta == 0 else x_s + eta * sigma_s * (1 - shrinkage).sqrt() * noise
+    _require_match("ddim_step", t, x_t, x_0)
+    _require_match("ddim_step", s, x_t, x_t if noise is None else noise)
+    now, before = schedule._at(t), schedule._at(s)
+    (alpha, sigma), (alpha_s, sigma_s) = _levels(now), _levels(before)
+    shrinkage = _expm1(-before) / _expm1(-now)  # SNR(t) / SNR(s)
+    of_x_t = sigma_s * (1 - eta**2 + eta**2 * shrinkage) ** 0.5 / sigma
+    x_s = (alpha_s - of_x_t * alpha) * x_0 + of_x_t * x_t
+    return x_s if eta == 0 else x_s + eta * sigma_s * (1 - shrinkage) ** 0.5 * noise
 
 
 def ideal_denoiser(x_t: Points, t: Time, schedule: Schedule, data: Float[Tensor, "M D"]) -> Points:
@@ -188,7 +199,7 @@ def ideal_denoiser(x_t: Points, t: Time, schedule: Schedule, data: Float[Tensor,
     """
     require_points(data, x_t.shape[-1], "ideal_denoiser")
     _require_match("ideal_denoiser", t, x_t)
-    alpha, sigma = schedule.levels(t, 1)
+    alpha, sigma = _levels(schedule._at(t, 1))
     distance = torch.cdist(x_t / alpha, data, compute_mode="donot_use_mm_for_euclid_dist")
     return (-0.5 * (alpha / sigma * distance).square()).softmax(-1) @ data
 
@@ -254,7 +265,6 @@ class _Guided(Trainable, Sampler):
 
     def _label_to_learn(self, x: Points, condition: Tensor | None, rng: torch.Generator | None) -> Tensor:
         """The same, where some rows have lost theirs."""
-        require_points(x, self.dim, type(self).__name__)
         if condition is None and self.classes > 0:
             raise ValueError(f"{type(self).__name__} needs a condition to learn from, got none.")
         label = self._label(x, condition, 0.0)
@@ -265,7 +275,7 @@ class _Guided(Trainable, Sampler):
 
     def _outputs(self, x: Points, time: float | Tensor, label: Tensor, guidance: float) -> Points:
         """(1 + w) f(x, t, c) - w f(x, t), for guidance w."""
-        time = torch.as_tensor(time).to(x).expand(len(x))
+        time = torch.as_tensor(time, dtype=x.dtype, device=x.device).expand(len(x))
         outputs = self.network(x, time, label)
         if guidance == 0:
             return outputs
@@ -273,7 +283,8 @@ class _Guided(Trainable, Sampler):
 
     def _start(self, n: int, rng: torch.Generator | None) -> Points:
         require_count(n, type(self).__name__)
-        return normal((n, self.dim), rng, like=next(self.parameters()))
+        like = next(chain(self.parameters(), self.buffers()), torch.empty(()))  # a network may have none
+        return normal((n, self.dim), rng, like=like)
 
 
 class Diffusion(_Guided):
@@ -317,14 +328,15 @@ class Diffusion(_Guided):
         self.schedule, self.predicts = schedule, predicts
 
     def loss(self, x, condition=None, *, rng=None):
+        require_points(x, self.dim, "Diffusion")
         label = self._label_to_learn(x, condition, rng)
         t = 1 + (uniform((len(x),), rng, like=x) * self.schedule.T).long()
         noise = normal(x.shape, rng, like=x)
         alpha, sigma = self.schedule.levels(t)
         x_t = alpha * x + sigma * noise
-        target = convert(noise, x_t, t, self.schedule, "noise", self.predicts)
-        error = self._outputs(x_t, t / self.schedule.T, label, 0.0) - target
-        return (sigma * error if self.predicts == "score" else error).square().sum(-1).mean()
+        of_x, of_noise = _parts(self.predicts, alpha, sigma)
+        error = self._predict(x_t, t, label, 0.0) - (of_x * x + of_noise * noise)
+        return (sigma * error if self.predicts == "score" else error).square().sum() / len(x)
 
     def to_data(self, prediction: Points, x_t: Points, t: Time) -> Points:
         """The x_0 that goes with what the network predicts."""
@@ -336,7 +348,11 @@ class Diffusion(_Guided):
         return self._denoise(x_t, t, self._label(x_t, condition, guidance), guidance)
 
     def _denoise(self, x_t, t, label, guidance):
-        return self.to_data(self._outputs(x_t, t / self.schedule.T, label, guidance), x_t, t)
+        return self.to_data(self._predict(x_t, t, label, guidance), x_t, t)
+
+    def _predict(self, x_t, t, label, guidance):
+        t = torch.as_tensor(t, dtype=x_t.dtype, device=x_t.device)
+        return self._outputs(x_t, t / self.schedule.T, label, guidance)
 
     def elbo_terms(
         self, x: Points, condition: Tensor | None = None, *, rng: torch.Generator | None = None
@@ -410,8 +426,7 @@ class Diffusion(_Guided):
         def velocity(phi, x):
             # the solver looks ahead of the end
             t = schedule.when(2 * phi.clamp(start, end).cos().log()).clamp(1, schedule.T)
-            outputs = self._outputs(x, t / schedule.T, label, 0.0)
-            return convert(outputs, x, t, schedule, self.predicts, "velocity")
+            return convert(self._predict(x, t, label, 0.0), x, t, schedule, self.predicts, "velocity")
 
         z, ladj = transport(velocity, x, start, end, rtol)
         return _log_normal(z) + ladj
@@ -440,11 +455,17 @@ class FlowMatching(_Guided):
         super().__init__(network, classes, drop_condition)
 
     def loss(self, x, condition=None, *, rng=None):
+        require_points(x, self.dim, "FlowMatching")
+        t, x_t, v = self.path(x, rng=rng)
         label = self._label_to_learn(x, condition, rng)
+        return F.mse_loss(self._outputs(x_t, t, label, 0.0), v, reduction="sum") / len(x)
+
+    def path(self, x: Points, *, rng: torch.Generator | None = None) -> tuple[Rows, Points, Points]:
+        """What there is to learn from: t, x_t and the velocity x_1 - x_0, for each row one line to data x."""
+        require_batch(x, self.dim, "FlowMatching.path")
         t = uniform((len(x),), rng, like=x)
         noise = normal(x.shape, rng, like=x)
-        x_t = torch.lerp(noise, x, t.unsqueeze(-1))
-        return (self._outputs(x_t, t, label, 0.0) - (x - noise)).square().sum(-1).mean()
+        return t, torch.lerp(noise, x, t.unsqueeze(-1)), x - noise
 
     def velocity(self, x: Points, t: Time, condition: Tensor | None = None, guidance: float = 0.0) -> Points:
         """v(x, t), for t in [0, 1]."""
@@ -483,6 +504,23 @@ class FlowMatching(_Guided):
 
 def _last(states):
     return deque(states, maxlen=1).pop()
+
+
+def _exp(a: float | Tensor) -> float | Tensor:
+    return a.exp() if isinstance(a, Tensor) else math.exp(a)
+
+
+def _expm1(a: float | Tensor) -> float | Tensor:
+    return a.expm1() if isinstance(a, Tensor) else math.expm1(a)
+
+
+def _levels(log_alpha_bar: float | Tensor) -> tuple:
+    return _exp(0.5 * log_alpha_bar), (-_expm1(log_alpha_bar)) ** 0.5
+
+
+def _parts(kind: str, alpha: float | Tensor, sigma: float | Tensor) -> tuple:
+    """The factors of x_0 and of the noise in what a network may predict."""
+    return {"noise": (0, 1), "data": (1, 0), "score": (0, -1 / sigma), "velocity": (-sigma, alpha)}[kind]
 
 
 def _log_normal(z: Points) -> Rows:

@@ -1,5 +1,7 @@
 """Networks compute what they say, and noise follows its law from its own generator."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -11,6 +13,7 @@ from gmlib.nn import (
     MLP,
     CausalConv2d,
     MaskedLinear,
+    TimeMLP,
     bernoulli,
     categorical,
     made_masks,
@@ -54,6 +57,20 @@ def test_mlp_without_hidden_layers_is_linear():
     network = MLP(3, (), 3)
     x = torch.randn(2, 3, generator=generator())
     torch.testing.assert_close(network(3 * x) - network(0 * x), 3 * (network(x) - network(0 * x)))
+
+
+@pytest.mark.parametrize("classes", [0, 3])
+def test_time_mlp_reads_point_time_and_label(classes):
+    network = TimeMLP(2, (5,), classes).double()
+    assert (network.inputs, network.outputs) == (2 + classes, 2)
+    x = torch.randn(4, 2, generator=generator(), dtype=torch.float64)
+    time = torch.tensor([0.0, 0.25, 0.7, 1.0], dtype=torch.float64)
+    label = F.one_hot(torch.arange(4) % max(classes, 1), max(classes, 1))[:, :classes].double()
+    for row, t, c, y in zip(x, time.tolist(), label, network(x, time, label), strict=True):
+        angles = [100 ** (k / 15) * t for k in range(16)]
+        waves = [f(a) for f in (math.sin, math.cos) for a in angles]
+        inputs = torch.cat([row, torch.tensor(waves, dtype=torch.float64), c])
+        torch.testing.assert_close(y, network.network(inputs), rtol=1e-5, atol=1e-5)
 
 
 def test_mlp_drops_hidden_units_only_and_only_while_training():

@@ -292,10 +292,11 @@ class TestCheckpoint:
         assert losses == expected
         assert_same_weights(longer, whole)
 
-    def test_survives_sigkill(self, tmp_path):
+    @pytest.mark.parametrize("model", ["Model", "Diffusion"])
+    def test_survives_sigkill(self, model, tmp_path):
         script = tmp_path / "script.py"
         script.write_text(textwrap.dedent(KILLED))
-        command = [sys.executable, str(script), str(tmp_path)]
+        command = [sys.executable, str(script), str(tmp_path), model]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
 
         def run(*arguments):
@@ -392,29 +393,30 @@ KILLED = """
     import json, os, signal, sys
     import torch
     from gmlib.base import Trainable
-    from gmlib.nn import MLP, normal
+    from gmlib.diffusion import Diffusion, Schedule
+    from gmlib.nn import MLP, TimeMLP, normal
     from gmlib.train import fit
 
     class Model(Trainable):
-        taken = 0
         def __init__(self):
             super().__init__()
             self.net = torch.nn.Sequential(MLP(3, (8,), 3), torch.nn.Dropout(0.1))
         def loss(self, x, condition=None, *, rng=None):
-            self.taken += self.training
             return (self.net(x + 0.1 * normal(x.shape, rng, x)) - x).square().mean()
 
-    folder, name, kill = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    folder, which, name, kill = *sys.argv[1:4], int(sys.argv[4])
     torch.manual_seed(0)
-    model, rng = Model(), torch.Generator().manual_seed(1)
+    model = Model() if which == "Model" else Diffusion(TimeMLP(3, (8,)), Schedule.linear(50))
+    rng, taken = torch.Generator().manual_seed(1), []
     x = torch.randn(33, 3, generator=rng)
     def each(step, loss):
+        taken.append(step)
         if step == kill:
             os.kill(os.getpid(), signal.SIGKILL)
     losses = fit(model, x, steps=40, batch_size=4, lr=0.01, rng=rng, each=each, validation=x[:5],
                  validate_every=7, checkpoint=f"{folder}/{name}", checkpoint_every=5)
     weights = [p.tolist() for p in model.parameters()]
-    print(json.dumps({"losses": losses, "weights": weights, "taken": model.taken}))
+    print(json.dumps({"losses": losses, "weights": weights, "taken": len(taken)}))
 """
 
 PARALLEL = """
