@@ -310,7 +310,7 @@ class Diffusion(_Guided):
         ValueError: if the widths do not fit together, x is not a finite (N, D) batch, or a time, a label or a
             number of steps is out of range.
 
-    Source: Ho, Jain and Abbeel (2020), Denoising Diffusion Probabilistic Models; Ho and Salimans (2021),
+    Source: Ho, Jain and Abbeel (2020), Denoising Diffusion Probabilistic Models; Ho and Salimans (2022),
     Classifier-Free Diffusion Guidance. Departs from them: a Gaussian p(x_0 | x_1); draws are its means.
     """
 
