@@ -179,6 +179,16 @@ def require_no_condition(condition: Tensor | None, name: str) -> None:
         raise ValueError(f"{name} takes no condition, got one.")
 
 
+def require_classes(y: Tensor | None, n: int, classes: int | None, name: str, least: int = 0) -> None:
+    """Raises ValueError unless y holds n labels of int64 from least to classes - 1, or to any number."""
+    if not isinstance(y, Tensor) or y.shape != (n,) or y.dtype != torch.int64:
+        got = f"{y.dtype} of shape {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
+        raise ValueError(f"{name} needs {n} labels of int64, got {got}.")
+    if y.min() < least or (classes is not None and y.max() >= classes):
+        most = "" if classes is None else f" to {classes - 1}"
+        raise ValueError(f"{name} needs labels from {least}{most}, got {y.min()} to {y.max()}.")
+
+
 def require_networks(networks: Sequence[nn.Module], name: str) -> None:
     """Raises ValueError unless each network states its widths as `inputs` and `outputs`."""
     for network in networks:

@@ -10,7 +10,14 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gmlib.base import Sampler, Trainable, require_count, require_networks, require_points
+from gmlib.base import (
+    Sampler,
+    Trainable,
+    require_classes,
+    require_count,
+    require_networks,
+    require_points,
+)
 from gmlib.divergences import gaussian_kl_to_standard
 from gmlib.nn import categorical, normal
 
@@ -47,7 +54,7 @@ def self_train(
     """
     require_points(x, None, "self_train")
     require_points(unlabelled, x.shape[1], "self_train")
-    _require_labels(y, len(x), None, "self_train")
+    require_classes(y, len(x), None, "self_train")
     if not 0 <= threshold < 1 or rounds < 1:
         raise ValueError(f"self_train needs 0 <= threshold < 1 <= rounds, got {threshold} and {rounds}.")
     labels = torch.full((len(unlabelled),), UNLABELLED)
@@ -140,7 +147,7 @@ class Classifier(Trainable):
 
     def loss(self, x, condition=None, *, rng=None):
         log_p = self.log_prob(x)
-        _require_labels(condition, len(x), self.classes, "Classifier")
+        require_classes(condition, len(x), self.classes, "Classifier")
         return F.nll_loss(log_p, condition)
 
 
@@ -187,7 +194,7 @@ class DomainAdversarial(Classifier):
 
     def loss(self, x, condition=None, *, rng=None):
         require_points(x, self.features.inputs, "DomainAdversarial")
-        _require_labels(condition, len(x), self.classes, "DomainAdversarial", UNLABELLED)
+        require_classes(condition, len(x), self.classes, "DomainAdversarial", UNLABELLED)
         h, is_target = self.features(x), (condition == UNLABELLED).to(x)
         log_odds = self.discriminator(reverse_gradient(h, self.strength)).squeeze(-1)
         domain_nll = F.binary_cross_entropy_with_logits(log_odds, is_target)
@@ -277,7 +284,7 @@ class SemiSupervisedVAE(Trainable, Sampler):
         marginal = (log_q.exp() * (joint - log_q)).sum(-1)
         if condition is None:
             return marginal
-        _require_labels(condition, len(x), self.classes, "SemiSupervisedVAE", UNLABELLED)
+        require_classes(condition, len(x), self.classes, "SemiSupervisedVAE", UNLABELLED)
         labelled = joint.gather(-1, condition.clamp(min=0)[:, None]).squeeze(-1)
         return torch.where(condition == UNLABELLED, marginal, labelled)
 
@@ -291,7 +298,7 @@ class SemiSupervisedVAE(Trainable, Sampler):
         like = next(self.decoder.parameters())
         if condition is None:
             condition = categorical(torch.zeros(n, self.classes), rng)
-        _require_labels(condition, n, self.classes, "SemiSupervisedVAE")
+        require_classes(condition, n, self.classes, "SemiSupervisedVAE")
         y = F.one_hot(condition, self.classes).to(like)
         z = normal((n, self.latent), rng, like=like)
         return self.likelihood.sample(self.decoder(torch.cat([z, y], -1)), rng)
@@ -306,12 +313,3 @@ def _require_widths(model: nn.Module, networks: tuple[nn.Module, ...], fits: boo
     if not fits:
         widths = [f"{network.inputs} to {network.outputs}" for network in networks]
         raise ValueError(f"{type(model).__name__} needs networks that fit together, got {', '.join(widths)}.")
-
-
-def _require_labels(y: Tensor | None, n: int, classes: int | None, name: str, least: int = 0) -> None:
-    if y is None or y.shape != (n,) or y.is_floating_point():
-        got = "none" if y is None else f"{y.dtype} of shape {tuple(y.shape)}"
-        raise ValueError(f"{name} needs {n} whole labels, got {got}.")
-    if y.min() < least or (classes is not None and y.max() >= classes):
-        most = "" if classes is None else f" to {classes - 1}"
-        raise ValueError(f"{name} needs labels from {least}{most}, got {y.min()} to {y.max()}.")

@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import LowRankMultivariateNormal, Normal
 from torch.nn import functional as F
@@ -13,6 +13,7 @@ from gmlib.base import (
     Density,
     Sampler,
     Trainable,
+    require_classes,
     require_count,
     require_levels,
     require_networks,
@@ -266,16 +267,8 @@ class ConditionalVAE(VAE):
         self.classes = classes
         super().__init__(encoder, decoder, likelihood)
 
-    def _join(self, inputs: Float[Tensor, "*k N I"], condition: Int[Tensor, " N"] | None):
-        if condition is None or condition.shape != inputs.shape[-2:-1]:
-            got = "none" if condition is None else f"shape {tuple(condition.shape)}"
-            raise ValueError(
-                f"ConditionalVAE needs one condition for each of {inputs.shape[-2]} rows, got {got}."
-            )
-        if condition.is_floating_point() or condition.min() < 0 or condition.max() >= self.classes:
-            raise ValueError(
-                f"ConditionalVAE needs whole classes from 0 to {self.classes - 1}, got {condition}."
-            )
+    def _join(self, inputs: Float[Tensor, "*k N I"], condition: Tensor | None):
+        require_classes(condition, inputs.shape[-2], self.classes, "ConditionalVAE")
         one_hot = F.one_hot(condition, self.classes).to(inputs)
         return torch.cat([inputs, one_hot.expand(*inputs.shape[:-1], -1)], -1)
 

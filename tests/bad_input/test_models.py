@@ -97,11 +97,11 @@ def test_networks_that_do_not_state_their_widths():
 @pytest.mark.parametrize(
     ("condition", "message"),
     [
-        (None, "one condition for each of 2 rows, got none"),
-        (torch.tensor([0]), r"one condition for each of 2 rows, got shape \(1,\)"),
-        (torch.tensor([0.0, 1.0]), "whole classes from 0 to 1"),
-        (torch.tensor([0, 2]), "whole classes from 0 to 1"),
-        (torch.tensor([-1, 0]), "whole classes from 0 to 1"),
+        (None, "ConditionalVAE needs 2 labels of int64, got NoneType"),
+        (torch.tensor([0]), r"2 labels of int64, got torch.int64 of shape \(1,\)"),
+        (torch.tensor([0.0, 1.0]), r"2 labels of int64, got torch.float32 of shape \(2,\)"),
+        (torch.tensor([0, 2]), "labels from 0 to 1, got 0 to 2"),
+        (torch.tensor([-1, 0]), "labels from 0 to 1, got -1 to 0"),
     ],
 )
 def test_a_bad_condition(condition, message):

@@ -43,9 +43,11 @@ def test_a_bad_batch_to_classify(x, message):
 @pytest.mark.parametrize(
     ("y", "message"),
     [
-        (Y[:1], r"2 whole labels, got torch.int64 of shape \(1,\)"),
-        (Y[:, None], r"2 whole labels, got torch.int64 of shape \(2, 1\)"),
-        (Y.float(), r"2 whole labels, got torch.float32 of shape \(2,\)"),
+        (Y[:1], r"2 labels of int64, got torch.int64 of shape \(1,\)"),
+        (Y[:, None], r"2 labels of int64, got torch.int64 of shape \(2, 1\)"),
+        (Y.float(), r"2 labels of int64, got torch.float32 of shape \(2,\)"),
+        (Y.int(), r"2 labels of int64, got torch.int32 of shape \(2,\)"),
+        (Y.tolist(), "2 labels of int64, got list"),
         (Y + 1, r"labels from -?\d to 1, got 1 to 2"),
         (Y - 2, r"labels from -?\d to 1, got -2 to -1"),
     ],
@@ -57,7 +59,7 @@ def test_bad_labels(model, y, message):
 
 def test_no_labels():
     for model in MODELS[:2]:
-        with pytest.raises(ValueError, match="2 whole labels, got none"):
+        with pytest.raises(ValueError, match="2 labels of int64, got NoneType"):
             model.loss(GOOD)
 
 
@@ -71,7 +73,7 @@ def test_a_label_that_is_missing_where_all_are_needed():
 def test_draws():
     with pytest.raises(ValueError, match="n >= 1 draws, got 0"):
         vae().sample(0)
-    with pytest.raises(ValueError, match="3 whole labels"):
+    with pytest.raises(ValueError, match="3 labels of int64"):
         vae().sample(3, Y)
 
 
@@ -141,7 +143,7 @@ def test_a_bad_batch_to_start_from(x):
 
 
 def test_labels_to_start_from():
-    for y, message in [(Y[:1], "2 whole labels"), (Y - 1, "labels from 0, got -1 to 0")]:
+    for y, message in [(Y[:1], "2 labels of int64"), (Y - 1, "labels from 0, got -1 to 0")]:
         with pytest.raises(ValueError, match=f"self_train needs {message}"):
             self_train(LogisticRegression(), GOOD, y, GOOD, 0.5, 1)
 

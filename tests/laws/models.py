@@ -40,6 +40,7 @@ from gmlib.flows import (
     RealNVP,
     SplineFlow,
 )
+from gmlib.gan import GAN, WGAN
 from gmlib.matching import AAE, WAE, WAEGAN
 from gmlib.mixture import BernoulliMixture, GaussianMixture
 from gmlib.nn import MLP, bernoulli, normal
@@ -127,6 +128,11 @@ def _autoencoder(dim: int, random: bool = False) -> tuple[nn.Module, nn.Module]:
     return MLP(dim, (8,), 4 if random else 2), MLP(2, (8,), dim)
 
 
+def _game(dim: int, classes: int = 0) -> tuple[nn.Module, nn.Module]:
+    """Generator of two latents, and discriminator."""
+    return MLP(2 + classes, (8,), dim), MLP(dim + classes, (8,), 1)
+
+
 MODELS = {
     "Gaussian": Case(Gaussian, "real", 2),
     "Coins": Case(lambda: Coins(4), "binary", 4),
@@ -202,6 +208,15 @@ MODELS = {
         lambda: WAE(*_autoencoder(3, random=True), 3.0, 0.8, gaussian_kernel), "real", 3, joint=True
     ),
     "WAEGAN": Case(lambda: WAEGAN(*_autoencoder(3), MLP(2, (8,), 1), weight=0.7), "real", 3),
+    "GAN": Case(lambda: GAN(*_game(3)), "real", 3),
+    "GAN-penalty": Case(lambda: GAN(*_game(3), penalty=2.0), "real", 3),
+    "GAN-saturating": Case(lambda: GAN(*_game(3), saturating=True), "real", 3),
+    "GAN-conditional": Case(
+        lambda: GAN(*_game(3, CLASSES), classes=CLASSES, penalty=2.0), "real", 3, conditional=True
+    ),
+    "WGAN": Case(lambda: WGAN(*_game(3)), "real", 3),
+    "WGAN-clipped": Case(lambda: WGAN(*_game(3), penalty=0), "real", 3),
+    "WGAN-conditional": Case(lambda: WGAN(*_game(3, CLASSES), classes=CLASSES), "real", 3, conditional=True),
     "AAE": Case(lambda: AAE(*_autoencoder(3, random=True), MLP(2, (8,), 1), sigma=0.6), "real", 3),
 }
 
