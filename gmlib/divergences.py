@@ -207,7 +207,7 @@ def energy_distance(x: Float[Tensor, "N D"], y: Float[Tensor, "M D"]) -> Float[T
         - \frac{\sum_{i \ne j} |y_i - y_j|}{M (M - 1)}
 
     The U-statistic: pairs of a point with itself are left out. Its mean is 0 between equal distributions
-    alone, where half of the estimates are negative. Some call this the squared distance; no root is taken.
+    alone, so there the estimate can be negative. Some call this the squared distance; no root is taken.
 
     Raises:
         ValueError: if a sample is not a finite (N, D) with N >= 2, or the widths D differ.
@@ -227,9 +227,9 @@ def frechet(x: Float[Tensor, "N D"], y: Float[Tensor, "M D"]) -> Float[Tensor, "
 
     The covariances have divisor N - 1, and may lack rank. Their roots R come from a QR decomposition of the
     samples; the last term, a sum of singular values, is the trace of 2 (\Sigma_x \Sigma_y)^{1/2}, without
-    the root of a matrix that is not symmetric. There is no gradient. On features of a trained network this
-    is the Frechet inception distance. It is too large by a bias that falls as the samples grow: compare
-    at one size. Between equals rounding can make it slightly negative.
+    the root of a matrix that is not symmetric. There is no gradient. On features of the Inception
+    network this is the FID. Its bias depends on the sizes of the samples: compare at one size. Between
+    equals rounding can make it slightly negative.
 
     Raises:
         ValueError: if a sample is not a finite (N, D) with N >= 2, or the widths D differ.

@@ -87,7 +87,7 @@ class GAN(_Game):
         \text{generator loss} = -\frac1N \sum_{n=1}^N \log \sigma(d_\phi(G_\theta(z_n)))
 
     with z_n ~ N(0, I_M), drawn anew for each loss. Saturating, the generator's loss is the mean of
-    log sigma(-d(G(z))): the same game, but without a gradient where the discriminator is sure. Losses are
+    log sigma(-d(G(z))), whose gradient vanishes where the discriminator is sure of the samples. Losses are
     in nats, and the discriminator's, without its penalty, is 2 log 2 where it knows nothing.
 
     Given classes, it is a conditional GAN: the condition, a class for each row, is joined one-hot to the
@@ -149,7 +149,8 @@ class WGAN(_Game):
 
     with z_n ~ N(0, I_M) and u_n uniform on [0, 1). Of all f with slopes of at most 1, the best makes the
     negative discriminator loss, without its penalty, the distance W_1 of samples from data: it is in the
-    unit of x. The critic is named `discriminator`, as in every game of two players.
+    unit of x. The critic is named `discriminator`, as in every game of two players. On the line the penalty
+    can hold a critic of the wrong sign, for on the way from slope -1 to 1 it costs lambda at 0.
 
     Args:
         generator, discriminator, classes: as for `GAN`; the discriminator's output is f.

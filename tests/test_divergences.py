@@ -8,12 +8,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
+from scipy.linalg import sqrtm
 from scipy.optimize import linear_sum_assignment, linprog
 from scipy.spatial.distance import jensenshannon
 from scipy.stats import wasserstein_distance
 from torch.distributions import Categorical, MultivariateNormal, kl_divergence
 
 from gmlib.divergences import (
+    energy_distance,
+    frechet,
     gaussian_kernel,
     gaussian_kl,
     gaussian_kl_to_standard,
@@ -315,3 +319,133 @@ def test_mmd_has_gradients_and_none_that_is_nan(kernel, exact_kernel):
     assert mmd(same, same.detach(), 1.0, kernel).item() == 0
     assert torch.autograd.grad(mmd(same, same.detach(), 1.0, kernel), same)[0].tolist() == [[0, 0]] * 3
     assert mmd(torch.zeros(2, 1), torch.full((2, 1), 1e6), 1.0).item() == 2.0
+
+
+def samples(seed: int, n: int, m: int, dim: int):
+    """Two samples of different means and covariances."""
+    rng = torch.Generator().manual_seed(seed)
+    x, y = (torch.randn(size, dim, generator=rng, dtype=torch.float64) for size in (n, m))
+    root = torch.randn(dim, dim, generator=rng, dtype=torch.float64)
+    return x, y @ root + 1
+
+
+sizes = given(st.integers(0, 10_000), st.integers(2, 9), st.integers(2, 9), st.integers(1, 4))
+
+
+@settings(max_examples=30)
+@sizes
+def test_energy_distance_is_a_loop_written_out(seed, n, m, dim):
+    x, y = samples(seed, n, m, dim)
+    expected = (
+        2 * np.mean([math.dist(a, b) for a, b in itertools.product(x.tolist(), y.tolist())])
+        - np.mean([math.dist(a, b) for a, b in itertools.permutations(x.tolist(), 2)])
+        - np.mean([math.dist(a, b) for a, b in itertools.permutations(y.tolist(), 2)])
+    )
+    torch.testing.assert_close(energy_distance(x, y).item(), expected)
+    assert energy_distance(y, x).item() == pytest.approx(expected)
+
+
+def test_energy_distance_is_unbiased_by_enumeration():
+    """All samples of two points each from three states; the mean is Cramer's 2 int (F - G)^2 on the line."""
+    (p,), (q,) = rows(4, 3, 1)
+    states = vector(-1.0, 0.2, 1.5)
+    exact = 2 * (torch.cumsum(p - q, 0)[:2].square() * states.diff()).sum()
+    mean = sum(
+        p[list(a)].prod() * q[list(b)].prod() * energy_distance(states[list(a), None], states[list(b), None])
+        for a in itertools.product(range(3), repeat=2)
+        for b in itertools.product(range(3), repeat=2)
+    )
+    torch.testing.assert_close(mean, exact)
+
+
+def test_energy_distance_without_its_correction_is_scipys():
+    """Which pairs each point with itself as well, and takes a root."""
+    x, y = samples(1, 7, 5, 1)
+    squared = stats.energy_distance(x[:, 0], y[:, 0]) ** 2
+    within = [
+        np.mean([abs(a - b) for a, b in itertools.product(s.tolist(), repeat=2)]) for s in (x[:, 0], y[:, 0])
+    ]
+    corrected = squared - within[0] / 6 - within[1] / 4
+    assert energy_distance(x, y).item() == pytest.approx(corrected)
+
+
+@pytest.mark.parametrize("shift", [0.0, 1e6])
+def test_energy_distance_keeps_its_digits(shift):
+    """Far from the origin, and where points coincide."""
+    x, y = samples(2, 8, 6, 3)
+    expected = energy_distance(x, y).item()
+    assert energy_distance(x + shift, y + shift).item() == pytest.approx(expected, rel=1e-8)
+    twice = torch.cat([x, x])
+    within = torch.cdist(x, x).mean().item()  # of all pairs, a point with itself too
+    apart = 2 * within - 2 * within * 256 / 240
+    assert energy_distance(twice + shift, twice + shift).item() == pytest.approx(apart, rel=1e-6)
+
+
+def test_energy_distance_of_single_precision():
+    x, y = (sample.float() for sample in samples(3, 40, 30, 5))
+    found = energy_distance(x, y)
+    assert found.dtype == torch.float32
+    assert found.item() == pytest.approx(energy_distance(x.double(), y.double()).item(), rel=1e-6)
+
+
+def test_energy_distance_has_gradients_and_none_that_is_nan():
+    x, y = (sample.requires_grad_() for sample in samples(6, 3, 4, 2))
+    assert torch.autograd.gradcheck(energy_distance, (x, y))
+    same = torch.zeros(3, 2, requires_grad=True)
+    assert torch.autograd.grad(energy_distance(same, same.detach()), same)[0].tolist() == [[0, 0]] * 3
+
+
+@settings(max_examples=30)
+@sizes
+def test_frechet_is_the_formula_with_the_root_of_a_matrix(seed, n, m, dim):
+    """By SciPy, of covariances of full rank: the root of Sigma_x Sigma_y itself, which is not symmetric."""
+    x, y = (sample.numpy() for sample in samples(seed, n + dim, m + dim, dim))
+    cov_x, cov_y = (np.atleast_2d(np.cov(sample, rowvar=False)) for sample in (x, y))
+    shift = x.mean(0) - y.mean(0)
+    expected = shift @ shift + np.trace(cov_x + cov_y - 2 * sqrtm(cov_x @ cov_y)).real
+    found = frechet(torch.from_numpy(x), torch.from_numpy(y))
+    assert found.item() == pytest.approx(expected, rel=1e-6, abs=1e-6)
+
+
+@settings(max_examples=30)
+@sizes
+def test_frechet_is_what_it_costs_to_move_a_sample_by_a_convex_map(seed, n, m, dim):
+    """x -> A x + b with A positive: no plan moves x there for less, and A moves the Gaussians too."""
+    x, y = samples(seed, n, m, dim)
+    moved = x @ (y.T @ y) + 0.3
+    cost = torch.cdist(x, moved).square()
+    even = torch.full((n,), 1 / n, dtype=torch.float64)
+    least = wasserstein(even, even, cost)
+    shift = (x.mean(0) - moved.mean(0)).square().sum()
+    torch.testing.assert_close(frechet(x, moved), shift + (least - shift) * n / (n - 1))
+
+
+def test_frechet_on_the_line_is_the_difference_of_means_and_deviations():
+    x, y = samples(8, 9, 7, 1)
+    expected = (x.mean() - y.mean()) ** 2 + (x.std() - y.std()) ** 2
+    torch.testing.assert_close(frechet(x, y), expected)
+
+
+def test_frechet_of_covariances_that_lack_rank():
+    """Fewer points than dimensions; constant coordinates; points in two lines at a right angle."""
+    x, y = samples(9, 4, 5, 12)
+    assert frechet(x, x).item() == pytest.approx(0, abs=1e-12)
+    torch.testing.assert_close(frechet(x, x + 0.5).item(), 12 * 0.25)
+    turned = torch.linalg.qr(y.T @ y + torch.eye(12).double()).Q
+    torch.testing.assert_close(frechet(x @ turned, y @ turned), frechet(x, y))
+    one = torch.zeros(4, 12).double()
+    torch.testing.assert_close(frechet(x, one), x.mean(0).square().sum() + x.var(0).sum())
+    a, b = torch.zeros(2, 4, 12).double()
+    a[:, 0], b[:, 1] = x[:, 0], x[:, 1]
+    apart = x[:, :2].mean(0).square().sum() + x[:, :2].var(0).sum()
+    torch.testing.assert_close(frechet(a, b), apart)
+
+
+def test_frechet_far_from_the_origin_and_in_single_precision():
+    x, y = samples(10, 50, 40, 6)
+    expected = frechet(x, y).item()
+    assert frechet(x + 1e6, y + 1e6).item() == pytest.approx(expected, rel=1e-8)
+    found = frechet(x.float().requires_grad_(), y.float())
+    assert found.dtype == torch.float32
+    assert not found.requires_grad
+    assert found.item() == pytest.approx(expected, rel=1e-5)

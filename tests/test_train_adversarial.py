@@ -284,7 +284,7 @@ class TestCheckpoint:
             train(change.pop("model", None), checkpoint=tmp_path / "run", **change)
 
     def test_survives_sigkill_at_any_moment(self, tmp_path):
-        """Killed twice from outside, by chance in the midst of writing: every step writes."""
+        """A GAN, killed twice from outside, by chance in the midst of writing: every step writes."""
         script = tmp_path / "script.py"
         script.write_text(textwrap.dedent(KILLED))
         command = [sys.executable, str(script), str(tmp_path)]
@@ -308,24 +308,9 @@ class TestCheckpoint:
 KILLED = """
     import json, sys, time
     import torch
-    from torch import nn
-    from torch.nn.functional import softplus
-    from gmlib.base import Adversarial
-    from gmlib.nn import MLP, normal
+    from gmlib.gan import GAN
+    from gmlib.nn import MLP
     from gmlib.train import fit_adversarial
-
-    class Duel(Adversarial):
-        def __init__(self):
-            super().__init__()
-            self.net = nn.Sequential(MLP(2, (8,), 3), nn.Dropout(0.1))
-            self.discriminator = nn.Sequential(MLP(3, (8,), 1), nn.Dropout(0.1))
-        def discriminator_loss(self, x, condition=None, *, rng=None):
-            fake = self.net(normal((len(x), 2), rng, like=x))
-            return softplus(-self.discriminator(x)).mean() + softplus(self.discriminator(fake)).mean()
-        def generator_loss(self, x, condition=None, *, rng=None):
-            return softplus(-self.discriminator(self.net(normal((len(x), 2), rng, like=x)))).mean()
-        def sample(self, n, condition=None, *, rng=None):
-            raise NotImplementedError
 
     def each(step, losses):
         print(step, flush=True)
@@ -334,10 +319,12 @@ KILLED = """
     folder, *names = sys.argv[1:]
     for name in names:
         torch.manual_seed(0)
-        model, rng = Duel(), torch.Generator().manual_seed(1)
-        x = torch.randn(33, 3, generator=rng)
-        losses = fit_adversarial(model, x, steps=300, batch_size=4, lr=0.01, rng=rng, each=each,
-                                 discriminator_steps=2, checkpoint=f"{folder}/{name}", checkpoint_every=1)
+        networks = MLP(4, (8,), 3, dropout=0.1), MLP(5, (8,), 1, dropout=0.1)
+        model, rng = GAN(*networks, classes=2, penalty=1.0), torch.Generator().manual_seed(1)
+        x, classes = torch.randn(33, 3, generator=rng), torch.arange(33) % 2
+        losses = fit_adversarial(model, x, steps=300, batch_size=4, lr=0.01, rng=rng, condition=classes,
+                                 each=each, discriminator_steps=2,
+                                 checkpoint=f"{folder}/{name}", checkpoint_every=1)
         print(json.dumps({"losses": losses, "weights": [p.tolist() for p in model.parameters()]}))
 """
 

@@ -5,7 +5,16 @@ import math
 import pytest
 import torch
 
-from gmlib.divergences import js, kl, mmd, total_variation, wasserstein, wasserstein_1d
+from gmlib.divergences import (
+    energy_distance,
+    frechet,
+    js,
+    kl,
+    mmd,
+    total_variation,
+    wasserstein,
+    wasserstein_1d,
+)
 
 EVEN = torch.tensor([0.5, 0.5])
 LINE = torch.tensor([0.0, 1.0, 2.0])
@@ -104,11 +113,16 @@ def test_transport_of_a_batch():
         (CLOUD[0], CLOUD, r"shape \(N, D\) with N >= 1, got \(2,\)"),
         (CLOUD * math.nan, CLOUD, "finite x"),
         (CLOUD, CLOUD.long(), "floats, got torch.int64"),
+        (CLOUD, CLOUD.tolist(), "floats, got list"),
+        (CLOUD / 0, CLOUD, "finite x"),
     ],
 )
 def test_samples_in_space(x, y, message):
     with pytest.raises(ValueError, match=f"mmd needs .*{message}"):
         mmd(x, y, 1.0)
+    for distance in (energy_distance, frechet):
+        with pytest.raises(ValueError, match=f"^{distance.__name__} needs .*{message}"):
+            distance(x, y)
 
 
 @pytest.mark.parametrize("bandwidth", [0, -1.0, math.inf, math.nan])
