@@ -23,7 +23,7 @@ def pytest_configure():
 
 def pytest_collectstart(collector):
     if hasattr(collector, "skip_compare"):
-        collector.skip_compare += ("image/svg+xml",)  # figures are not stored
+        collector.skip_compare += ("image/svg+xml", "text/html")  # figures are not stored
 
 
 def pytest_collection_modifyitems(config, items):

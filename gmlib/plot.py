@@ -5,8 +5,10 @@ Figures are SVG for a page that may be light or dark. All text and lines of the 
 the second transparent. The colours of data stand out on white and on near-black alike.
 """
 
+import io
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,6 +18,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from torch import Tensor
+
+T = TypeVar("T")
 
 INK, PAPER = "#2b3340", "#fdfdfb"
 
@@ -184,6 +188,66 @@ def images(
     ax.imshow(sheet, cmap=SCAN, vmin=low, vmax=high)
     ax.set_axis_off()
     return ax
+
+
+class Steps:
+    """Figures that a page shows one at a time, with a slider and a button, and no server. See `steps`."""
+
+    def __init__(self, figures: list[str], labels: list[str]):
+        self.figures, self.labels = figures, labels
+
+    def __repr__(self):
+        return f"<Figures: {self.labels[0]} to {self.labels[-1]}>"
+
+    def _repr_html_(self) -> str:
+        frames = "".join(
+            f'<div class="frame" data-label="{label}"{" hidden" * (i > 0)}>{figure}</div>'
+            for i, (figure, label) in enumerate(zip(self.figures, self.labels, strict=True))
+        )
+        return (
+            f'<div class="steps">{frames}<div class="controls">'
+            f'<button type="button" aria-label="play" onclick="{_PLAY}">▶</button>'
+            f'<input type="range" aria-label="step" min="0" max="{len(self.figures) - 1}" value="0" '
+            f'oninput="{_SHOW}"><output>{self.labels[0]}</output></div></div>'
+        )
+
+
+_SHOW = """
+const box = this.closest('.steps'), frames = [...box.querySelectorAll('.frame')];
+frames.forEach((frame, i) => { frame.hidden = i != this.value });
+box.querySelector('output').value = frames[this.value].dataset.label;
+this.setAttribute('aria-valuetext', frames[this.value].dataset.label);
+"""
+_PLAY = """
+const slider = this.nextElementSibling, atEnd = () => slider.value == slider.max;
+const stop = () => { clearInterval(this.timer); this.timer = null; this.textContent = '▶' };
+if (this.timer) return stop();
+const go = value => { slider.value = value; slider.oninput() };
+if (atEnd()) go(0);
+this.textContent = '❚❚';
+this.timer = setInterval(() => { go(+slider.value + 1); if (atEnd()) stop() }, 500);
+"""
+
+
+def steps(draw: Callable[[T], Figure], values: Iterable[T], name: str) -> Steps:
+    """One figure for each value, drawn by `draw` and closed, to be stepped through or played on the page.
+
+    The value of the figure shown stands beside the slider, as "name = value". Frames that are to look like
+    one picture in motion share the limits of their axes.
+
+    Raises:
+        ValueError: if there are no values.
+    """
+    figures, labels = [], []
+    for value in values:
+        fig, svg = draw(value), io.StringIO()
+        fig.savefig(svg, format="svg", metadata={"Date": None})
+        plt.close(fig)
+        figures.append(svg.getvalue()[svg.getvalue().index("<svg") :])
+        labels.append(f"{name} = {value}")
+    if not figures:
+        raise ValueError("steps needs one value or more, got none.")
+    return Steps(figures, labels)
 
 
 def _array(x) -> np.ndarray:

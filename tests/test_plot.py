@@ -222,3 +222,35 @@ def test_a_notebook_shows_svg_of_stable_bytes():
         "assert formatter.for_type(Figure) and not shell.display_formatter.formatters['image/png'](fig)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def _disc(radius):
+    fig, ax = plot.figure(1, 1)
+    ax.add_patch(plt.Circle((0, 0), radius))
+    return fig
+
+
+def test_steps_hold_one_figure_for_each_value_and_show_the_first():
+    before = plt.get_fignums()
+    shown = plot.steps(_disc, [0.1, 0.2, 0.4], "radius")
+    html = shown._repr_html_()
+    frame = r'<div class="frame" data-label="(.*?)"( hidden)?><svg.*?</svg>\s*</div>'
+    frames = re.findall(frame, html, re.DOTALL)
+    assert frames == [("radius = 0.1", ""), ("radius = 0.2", " hidden"), ("radius = 0.4", " hidden")]
+    assert len(set(shown.figures)) == 3, "each its own drawing"
+    assert shown.figures == plot.steps(_disc, [0.1, 0.2, 0.4], "radius").figures
+    assert re.search(r'max="2" value="0".*<output>radius = 0.1</output>', html, re.DOTALL)
+    assert repr(shown) == "<Figures: radius = 0.1 to radius = 0.4>"
+    assert plt.get_fignums() == before, "a figure left open would be shown once more"
+
+
+def test_steps_ask_the_network_for_nothing():
+    html = plot.steps(_disc, [1], "radius")._repr_html_()
+    links = set(re.findall(r'(?:src|href)="([^#"]*)', html))
+    assert not {link for link in links - {""} if not link.startswith("data:")}
+    assert "<script" not in html, "a page may be shown where scripts of outputs are not run"
+
+
+def test_no_steps():
+    with pytest.raises(ValueError, match=r"one value or more, got none"):
+        plot.steps(_disc, [], "radius")

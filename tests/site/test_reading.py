@@ -70,3 +70,15 @@ def test_the_colab_button_opens_a_notebook_that_exists(open_page, chapter):
     assert address.startswith(start)
     assert address.removeprefix(start) == f"book/{chapter}.ipynb"
     assert (ROOT / "book" / f"{chapter}.ipynb").exists()
+
+
+def test_a_figure_is_stepped_through_and_played(open_page):
+    figure = open_page("05-normalizing-flows").locator("#fig-moons-walk")
+    shown, slider = figure.locator(".frame:visible"), figure.get_by_role("slider")
+    slider.fill("3")
+    assert (shown.count(), shown.get_attribute("data-label")) == (1, "station = 3")
+    assert figure.locator("output").inner_text() == "station = 3"
+    figure.get_by_role("button").click()
+    figure.locator("output", has_text="station = 8").wait_for()
+    figure.locator("button", has_text="▶").wait_for()
+    assert (shown.count(), slider.input_value()) == (1, "8")

@@ -40,6 +40,17 @@ def inline(text, name, alt):
     return ElementTree.tostring(root, encoding="unicode")
 
 
+def inline_all(drawing, name):
+    """The HTML of a drawing, such as that of `gmlib.plot.steps`, each SVG an element of the page."""
+    frames = count()
+    return re.sub(
+        r"<svg.*?</svg>",
+        lambda svg: inline(svg[0], f"{name}-{next(frames)}", drawing["alt"]),
+        drawing.astext(),
+        flags=re.DOTALL,
+    )
+
+
 def drop(root, tag):
     for parent in root.iter():
         for child in parent.findall(SVG + tag):
@@ -76,6 +87,10 @@ def round_off(key, value):
 def replace_images(app, doctree, docname):
     if app.builder.format != "html":
         return
+    drawings = [node for node in doctree.findall(nodes.raw) if "alt" in node]
+    for number, drawing in enumerate(drawings):
+        drawn = nodes.raw("", inline_all(drawing, f"drawing{number}"), format="html")
+        drawing.parent.replace(drawing, drawn)  # the classes of an output would put it on a card
     images = [node for node in doctree.findall(nodes.image) if node["uri"].endswith(".svg") and inside(node)]
     for number, image in enumerate(images):
         text = (Path(app.srcdir) / image["uri"]).read_text()

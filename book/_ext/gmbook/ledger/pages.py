@@ -87,10 +87,14 @@ def anchor_cell(page, cell, taken):
             cell["ids"].append(f"check-{label}")
 
 
+def is_drawing(node):
+    return isinstance(node, nodes.image) or (isinstance(node, nodes.raw) and "<svg" in node.astext())
+
+
 def read_images(page, cell):
     """The words of a figure stand in the cell's metadata: move `alt` to the image, and miss none."""
     options = cell["cell_metadata"].get("mystnb", {}).get("figure", {})
-    for image in cell.findall(nodes.image):
+    for image in cell.findall(is_drawing):
         image["alt"] = options.get("alt", "")
         for key in ("name", "caption", "alt"):
             if not options.get(key):
