@@ -279,6 +279,7 @@ class TestSecondOrder:
         assert value == loss
         assert loss.requires_grad
         assert not value.requires_grad
+        assert not X.requires_grad, "the data are left as they were"
 
 
 class TestPlayers:
