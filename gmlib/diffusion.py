@@ -9,7 +9,15 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gmlib.base import Sampler, Trainable, require_batch, require_count, require_networks, require_points
+from gmlib.base import (
+    Sampler,
+    Trainable,
+    require_batch,
+    require_classes,
+    require_count,
+    require_networks,
+    require_points,
+)
 from gmlib.divergences import gaussian_kl_to_standard
 from gmlib.nn import bernoulli, normal, uniform
 from gmlib.ode import transport
@@ -257,10 +265,7 @@ class _Guided(Trainable, Sampler):
             raise ValueError(f"{name} needs a condition for guidance {guidance}, got none.")
         if self.classes == 0:
             raise ValueError(f"{name} without classes takes no condition, got one.")
-        if condition.shape != x.shape[:1] or condition.is_floating_point():
-            raise ValueError(f"{name} needs one whole class for each of {len(x)} rows, got {condition}.")
-        if condition.min() < 0 or condition.max() >= self.classes:
-            raise ValueError(f"{name} needs whole classes from 0 to {self.classes - 1}, got {condition}.")
+        require_classes(condition, len(x), self.classes, name)
         return F.one_hot(condition, self.classes).to(x)
 
     def _label_to_learn(self, x: Points, condition: Tensor | None, rng: torch.Generator | None) -> Tensor:

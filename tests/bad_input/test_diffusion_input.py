@@ -65,10 +65,10 @@ def test_a_bad_batch_for_the_lines_to_it(x, message):
 @pytest.mark.parametrize(
     ("condition", "message"),
     [
-        (torch.tensor([0]), r"one whole class for each of 2 rows, got tensor\(\[0\]\)"),
-        (torch.tensor([0.0, 1.0]), r"one whole class for each of 2 rows, got tensor\(\[0., 1.\]\)"),
-        (torch.tensor([0, 2]), r"whole classes from 0 to 1, got tensor\(\[0, 2\]\)"),
-        (torch.tensor([-1, 0]), r"whole classes from 0 to 1, got tensor\(\[-1,  0\]\)"),
+        (torch.tensor([0]), r"needs 2 labels of int64, got torch.int64 of shape \(1,\)"),
+        (torch.tensor([0.0, 1.0]), r"needs 2 labels of int64, got torch.float32 of shape \(2,\)"),
+        (torch.tensor([0, 2]), r"needs labels from 0 to 1, got 0 to 2"),
+        (torch.tensor([-1, 0]), r"needs labels from 0 to 1, got -1 to 0"),
     ],
 )
 @pytest.mark.parametrize(("make", "method"), METHODS)
