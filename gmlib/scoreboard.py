@@ -181,7 +181,7 @@ def nats(model: Density, x: Float[Tensor, "N D"]) -> tuple[float, float]:
 def run(model: str, name: str, seed: int, recipe: Recipe) -> list[dict[str, Any]]:
     """The rows of one model: the member that is best by validation and, of several, their average."""
     dataset, entry = load(name), MODELS[model]
-    commit, start = _commit(), time.perf_counter()  # of the code that runs, whatever is edited meanwhile
+    made_by, start = provenance(), time.perf_counter()  # of the code that runs, whatever is edited meanwhile
     members, rejected = train(entry, dataset, recipe, seed)
     seconds = time.perf_counter() - start
     best = min(members, key=lambda member: member.validation)
@@ -202,9 +202,7 @@ def run(model: str, name: str, seed: int, recipe: Recipe) -> list[dict[str, Any]
         "updates": sum(member.updates for member in [*members, *rejected]),
         "train_seconds": round(seconds, 1),
         "wall_seconds": round(time.perf_counter() - start, 1),
-        "versions": {"python": platform.python_version(), "torch": version("torch")},
-        "commit": commit,
-        "hardware": f"{_processor()}, threads: {torch.get_num_threads()}",
+        **made_by,
     }
     key = {"data": name.rpartition("/")[2], "seed": seed, "kind": "exact"}
     return [
@@ -229,6 +227,15 @@ def store(row: dict[str, Any], path: Path) -> None:
     part = path.with_name(f".{path.name}.part")
     part.write_text(json.dumps(rows, indent=1) + "\n")
     os.replace(part, path)
+
+
+def provenance() -> dict[str, Any]:
+    """What a result owes its reader: versions, commit and hardware."""
+    return {
+        "versions": {"python": platform.python_version(), "torch": version("torch")},
+        "commit": _commit(),
+        "hardware": f"{_processor()}, threads: {torch.get_num_threads()}",
+    }
 
 
 def _key(row: dict[str, Any]) -> tuple[str, str, int]:
