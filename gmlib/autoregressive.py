@@ -376,6 +376,37 @@ class MADE(_Discrete):
         return self
 
 
+def tree_order(x: Float[Tensor, "N D"], root: int = 0) -> list[int]:
+    r"""The coordinates in an order in which each follows one that it shares much information with.
+
+    .. math:: o_1 = \text{root}, \quad
+        o_i = \arg\max_{d \notin \{o_1, \dots, o_{i-1}\}} \; \max_{j < i} I(x_d; x_{o_j})
+
+    with the mutual informations of the frequencies in x: Prim's algorithm grows the tree of Chow and Liu.
+
+    Raises:
+        ValueError: if x is not a batch of zeros and ones, or the root not one of its coordinates.
+
+    Source: Chow and Liu (1968), Approximating Discrete Probability Distributions with Dependence Trees;
+    Prim (1957), Shortest Connection Networks and Some Generalizations.
+    """
+    require_batch(x, None, "tree_order")
+    require_levels(x, 2, "tree_order")
+    if not 0 <= root < x.shape[1]:
+        raise ValueError(f"tree_order needs a root from 0 to {x.shape[1] - 1}, got {root}.")
+    sides = torch.stack([x, 1 - x])  # (2, N, D)
+    joint = (sides.mT[:, None] @ sides).double() / len(x)  # (2, 2, D, D)
+    alone = sides.mean(1, dtype=torch.float64)  # (2, D)
+    apart = alone[:, None, :, None] * alone[:, None]  # what independence would make of it
+    information = torch.xlogy(joint, joint / apart.where(joint > 0, 1)).sum((0, 1))
+    information = information.round(decimals=9)  # ties are ties on all processors
+    order, shared = [root], information[root]
+    while len(order) < x.shape[1]:
+        order.append(int(shared.index_fill(0, torch.tensor(order), -torch.inf).argmax()))
+        shared = torch.maximum(shared, information[order[-1]])
+    return order
+
+
 class OrderAgnosticMADE(Trainable):
     r"""One set of weights trained for all orders: MADE with an order and masks drawn for each batch.
 

@@ -26,7 +26,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gmlib import data
-from gmlib.autoregressive import MADE, NADE, LogisticAR
+from gmlib.autoregressive import MADE, NADE, LogisticAR, tree_order
 from gmlib.base import Density, Ensemble
 from gmlib.mixture import BernoulliMixture, em_step
 from gmlib.train import fit
@@ -49,13 +49,15 @@ class Recipe(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A model of the scoreboard: how to make it for D coordinates, to train it, and how many to try.
+    """A model of the scoreboard: how to make it, to train it, and how many to try.
+
+    It is made from the training rows (N, D), its number among those to try, and a source of noise.
 
     A `step`, such as one of EM, takes the model and all training rows, and the place of AdamW's updates;
     of the recipe it obeys the number of updates, the patience and how often to validate.
     """
 
-    make: Callable[[int, torch.Generator], Density]
+    make: Callable[[Tensor, int, torch.Generator], Density]
     recipe: Recipe
     members: int = 1
     step: Callable[[Density, Tensor], object] | None = None
@@ -70,9 +72,17 @@ class Member(NamedTuple):
     updates: int
 
 
-def made(dim: int, rng: torch.Generator) -> MADE:
-    """A MADE of an order that is drawn, whose direct connections start at 0."""
-    model = MADE(dim, (500,), torch.randperm(dim, generator=rng).tolist(), direct=True)
+def made(x: Tensor, member: int, rng: torch.Generator, trees: bool = False) -> MADE:
+    """A MADE in an order that is drawn, or with `trees` and for every other member in that of a tree.
+
+    The tree's root is drawn. The direct connections start at 0.
+    """
+    dim = x.shape[1]
+    if trees and member % 2 == 0:
+        order = tree_order(x, int(torch.randint(dim, (), generator=rng)))
+    else:
+        order = torch.randperm(dim, generator=rng).tolist()
+    model = MADE(dim, (500,), order, direct=True)
     torch.nn.init.zeros_(model.direct.weight)
     return model
 
@@ -80,8 +90,8 @@ def made(dim: int, rng: torch.Generator) -> MADE:
 def mixture(components: int, members: int) -> Entry:
     """Coins in groups, fitted by EM with a pseudo-count of 0.1."""
 
-    def make(dim: int, rng: torch.Generator) -> BernoulliMixture:
-        model = BernoulliMixture(dim, components)
+    def make(x: Tensor, member: int, rng: torch.Generator) -> BernoulliMixture:
+        model = BernoulliMixture(x.shape[1], components)
         torch.nn.init.normal_(model.eta, std=0.1)  # alike, so that none is without data
         return model
 
@@ -89,10 +99,12 @@ def mixture(components: int, members: int) -> Entry:
     return Entry(make, recipe, members, partial(em_step, floor=0.1))
 
 
+MADES = Recipe(updates=20_000, lr=3e-4, weight_decays=(0.1, 1.0))
 MODELS = {
-    "FVBN": Entry(lambda dim, rng: LogisticAR(dim), Recipe(updates=6_000, lr=1e-2, anneal=0.5)),
-    "NADE": Entry(lambda dim, rng: NADE(dim, 500), Recipe(updates=6_000, lr=3e-3, anneal=0.5)),
-    "MADE": Entry(made, Recipe(updates=20_000, lr=3e-4, weight_decays=(0.1, 1.0)), members=6),
+    "FVBN": Entry(lambda x, member, rng: LogisticAR(x.shape[1]), Recipe(updates=6_000, lr=1e-2, anneal=0.5)),
+    "NADE": Entry(lambda x, member, rng: NADE(x.shape[1], 500), Recipe(updates=6_000, lr=3e-3, anneal=0.5)),
+    "MADE": Entry(made, MADES, members=6),
+    "MADE with trees": Entry(partial(made, trees=True), MADES, members=6),
     "Mixture of 10": mixture(10, members=5),
     "Mixture of 500": mixture(500, members=1),
 }
@@ -125,7 +137,7 @@ def _member(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1_000 * seed + k)
         rng = torch.Generator().manual_seed(1_000 * seed + k)
-        model = entry.make(dataset.train.x.shape[1], rng)
+        model = entry.make(dataset.train.x, k, rng)
     if entry.step is not None:
         updates = _repeat(entry.step, model, dataset, recipe)
         return Member(model, nats(model, dataset.validation.x)[0], weight_decay, updates)

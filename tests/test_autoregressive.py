@@ -5,6 +5,8 @@ import math
 
 import pytest
 import torch
+from scipy.sparse.csgraph import minimum_spanning_tree
+from sklearn.metrics import mutual_info_score
 from torch.distributions import Categorical, MixtureSameFamily, Normal
 
 from gmlib.autoregressive import (
@@ -17,8 +19,10 @@ from gmlib.autoregressive import (
     PixelCNN,
     _runs,
     _SparseNADE,
+    tree_order,
 )
 from gmlib.base import Ensemble
+from gmlib.data import digits
 
 ORDER = [3, 1, 5, 0, 2, 4]
 DISCRETE = {
@@ -498,3 +502,28 @@ def test_one_coordinate_and_equal_data_stay_finite(name, x):
             torch.testing.assert_close(p, torch.tensor([1 / 3, 2 / 3]), rtol=0, atol=0.02)
         if x.shape[1] > 1:
             assert loss < (-5 if name == "RNADE" else 0.2), "equal rows are no surprise"
+
+
+@pytest.mark.parametrize("root", [0, 7, 19])
+def test_a_tree_order_follows_the_tree_of_most_information(root):
+    x = digits(binary=True).train.x[:, 20:40]  # among them pixels that are never on
+    information = torch.tensor([[mutual_info_score(a, b) for b in x.T] for a in x.T])
+    order = tree_order(x, root)
+    assert order[0] == root
+    assert sorted(order) == list(range(20))
+    shared = [information[order[:i], order[i]].max() for i in range(1, 20)]
+    for i in range(1, 20):  # none of those that wait shares more
+        assert information[order[:i]][:, order[i:]].max() <= shared[i - 1] + 1e-8
+    assert sum(shared) == pytest.approx(-minimum_spanning_tree(-information.numpy()).sum(), abs=1e-6)
+
+
+def test_a_tree_order_of_a_chain_is_the_chain():
+    steps = torch.rand(5_000, 8) < 0.2
+    chain = steps.cumsum(1).remainder(2).float()  # each is the one before it, but for a fifth
+    places = torch.tensor([3, 6, 0, 7, 1, 5, 2, 4])
+    assert tree_order(chain) == list(range(8))
+    assert tree_order(chain[:, places.argsort()], int(places[0])) == places.tolist()
+
+
+def test_a_tree_order_of_constants_is_an_order():
+    assert tree_order(torch.tensor([[1.0, 0.0, 1.0]]), 2) == [2, 0, 1]

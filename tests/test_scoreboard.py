@@ -20,8 +20,8 @@ DIGITS = data.digits(binary=True)
 SHORT = Recipe(updates=20, lr=3e-4, validate_every=10, weight_decays=(0.0, 0.5))
 
 
-def coins(dim, rng):
-    return IndependentBernoulli(dim)
+def coins(x, member, rng):
+    return IndependentBernoulli(x.shape[1])
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from gmlib.autoregressive import (
     LogisticAR,
     OrderAgnosticMADE,
     PixelCNN,
+    tree_order,
 )
 from gmlib.nn import CausalConv2d, MaskedLinear, made_masks
 
@@ -42,6 +43,18 @@ def test_values_that_are_none(name, x, message):
     for call in (model.log_prob, model.loss, lambda x: model.complete(x, 3)):
         with pytest.raises(ValueError, match=f"{name} needs {message}"):
             call(x)
+
+
+@pytest.mark.parametrize(("x", "message"), [*FORMS[4:], *VALUES, (GOOD[0], r"shape \(N, D\)")])
+def test_a_bad_batch_has_no_tree_order(x, message):
+    with pytest.raises(ValueError, match=f"tree_order needs .*{message}"):
+        tree_order(x)
+
+
+@pytest.mark.parametrize("root", [-1, 3])
+def test_a_tree_grows_from_a_coordinate(root):
+    with pytest.raises(ValueError, match=f"tree_order needs a root from 0 to 2, got {root}"):
+        tree_order(GOOD, root)
 
 
 def test_a_transformer_reads_no_other_values():
