@@ -1,6 +1,6 @@
 """What chapters 9 and 11 draw of the 8 x 8 digits, from three seeds, judged by the measures of chapter 11.
 
-    python bench/digits_samples.py --out book/results/11-digits.json
+    python book/results/draw_digits.py --out book/results/11-digits.json
 
 Plays the code of both chapters as it stands there, with other seeds in their set-up cells, and stores a row
 for each generator and seed: the share of 1,000 images that a classifier reads as the digit asked for, and
@@ -22,7 +22,7 @@ import torch
 
 from gmlib import check, scoreboard
 
-BOOK = Path(__file__).parent.parent / "book"
+BOOK = Path(__file__).parent.parent
 GAN, DIFFUSION = "09-generative-adversarial-networks", "11-samplers-and-guidance"
 
 
