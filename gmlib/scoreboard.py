@@ -181,7 +181,7 @@ def nats(model: Density, x: Float[Tensor, "N D"]) -> tuple[float, float]:
 def run(model: str, name: str, seed: int, recipe: Recipe) -> list[dict[str, Any]]:
     """The rows of one model: the member that is best by validation and, of several, their average."""
     dataset, entry = load(name), MODELS[model]
-    commit, start = _commit(), time.perf_counter()  # of the code that runs, whatever is edited meanwhile
+    origin, start = provenance(), time.perf_counter()
     members, rejected = train(entry, dataset, recipe, seed)
     seconds = time.perf_counter() - start
     best = min(members, key=lambda member: member.validation)
@@ -202,9 +202,7 @@ def run(model: str, name: str, seed: int, recipe: Recipe) -> list[dict[str, Any]
         "updates": sum(member.updates for member in [*members, *rejected]),
         "train_seconds": round(seconds, 1),
         "wall_seconds": round(time.perf_counter() - start, 1),
-        "versions": {"python": platform.python_version(), "torch": version("torch")},
-        "commit": commit,
-        "hardware": f"{_processor()}, threads: {torch.get_num_threads()}",
+        **origin,
     }
     key = {"data": name.rpartition("/")[2], "seed": seed, "kind": "exact"}
     return [
@@ -219,6 +217,15 @@ def _numbers(model: Density, dataset: data.Dataset) -> dict[str, float | int]:
         mean, error = nats(model, getattr(dataset, name).x)
         numbers |= {name: round(mean, 4), f"{name}_error": round(error, 4)}
     return numbers | {"parameters": sum(parameter.numel() for parameter in model.parameters())}
+
+
+def provenance() -> dict[str, Any]:
+    """What a row says of where it came from: asked before the work, since code is edited meanwhile."""
+    return {
+        "versions": {"python": platform.python_version(), "torch": version("torch")},
+        "commit": _commit(),
+        "hardware": f"{_processor()}, threads: {torch.get_num_threads()}",
+    }
 
 
 def store(row: dict[str, Any], path: Path) -> None:
