@@ -193,7 +193,7 @@ def nats(model: Density, x: Float[Tensor, "N D"]) -> tuple[float, float]:
 def run(model: str, name: str, seed: int, recipe: Recipe) -> list[dict[str, Any]]:
     """The rows of one model: the member that is best by validation and, of several, their average."""
     dataset, entry = load(name), MODELS[model]
-    made_by, start = provenance(), time.perf_counter()  # of the code that runs, whatever is edited meanwhile
+    origin, start = provenance(), time.perf_counter()
     members, rejected = train(entry, dataset, recipe, seed)
     seconds = time.perf_counter() - start
     best = min(members, key=lambda member: member.validation)
@@ -214,7 +214,7 @@ def run(model: str, name: str, seed: int, recipe: Recipe) -> list[dict[str, Any]
         "updates": sum(member.updates for member in [*members, *rejected]),
         "train_seconds": round(seconds, 1),
         "wall_seconds": round(time.perf_counter() - start, 1),
-        **made_by,
+        **origin,
     }
     key = {"data": name.rpartition("/")[2], "seed": seed, "kind": "exact"}
     return [
@@ -231,6 +231,15 @@ def _numbers(model: Density, dataset: data.Dataset) -> dict[str, float | int]:
     return numbers | {"parameters": sum(parameter.numel() for parameter in model.parameters())}
 
 
+def provenance() -> dict[str, Any]:
+    """What a row says of where it came from: asked before the work, since code is edited meanwhile."""
+    return {
+        "versions": {"python": platform.python_version(), "torch": version("torch")},
+        "commit": _commit(),
+        "hardware": f"{_processor()}, threads: {torch.get_num_threads()}",
+    }
+
+
 def store(row: dict[str, Any], path: Path) -> None:
     """Puts a row into a JSON file, in the place of an older one of the same model, data and seed."""
     rows = json.loads(path.read_text()) if path.exists() else []
@@ -239,15 +248,6 @@ def store(row: dict[str, Any], path: Path) -> None:
     part = path.with_name(f".{path.name}.part")
     part.write_text(json.dumps(rows, indent=1) + "\n")
     os.replace(part, path)
-
-
-def provenance() -> dict[str, Any]:
-    """What a result owes its reader: versions, commit and hardware."""
-    return {
-        "versions": {"python": platform.python_version(), "torch": version("torch")},
-        "commit": _commit(),
-        "hardware": f"{_processor()}, threads: {torch.get_num_threads()}",
-    }
 
 
 def _key(row: dict[str, Any]) -> tuple[str, str, int]:

@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 from gmlib.base import Adversarial, Trainable, require_points
 
+ADAM = partial(torch.optim.Adam, fused=True)  # the same steps to rounding, in half the time
+
 
 def fit(
     model: Trainable,
@@ -35,7 +37,7 @@ def fit(
     validation: Float[Tensor, "V D"] | None = None,
     validation_condition: Shaped[Tensor, "V ..."] | None = None,
     validate_every: int = 100,
-    optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
+    optimizer: Callable[..., torch.optim.Optimizer] = ADAM,
     schedule: Callable[[float], float] | None = None,
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 1_000,
@@ -55,7 +57,8 @@ def fit(
         each: called after each step with its number, from 1, and its loss; stops the training by True.
         validation: data whose loss is found every `validate_every` steps and at the end, in evaluation
             mode, after the same transform, with the same noise each time.
-        optimizer: makes an optimizer from (parameters, lr=...); `functools.partial` adds options.
+        optimizer: makes an optimizer from (parameters, lr=...), as `ADAM` does, torch's Adam in one pass
+            over each parameter; `functools.partial` adds options.
         schedule: maps the fraction of the training that is done, in [0, 1), to a factor of lr.
         checkpoint: a file, written every `checkpoint_every` steps and at the end, from which the same
             call resumes if it exists. On a CPU the outcome is that of an uninterrupted run, to the bit.
@@ -113,7 +116,7 @@ def fit_adversarial(
     each: Callable[[int, tuple[float, float]], bool | None] | None = None,
     discriminator_steps: int = 1,
     discriminator_lr: float | None = None,
-    optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
+    optimizer: Callable[..., torch.optim.Optimizer] = ADAM,
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 1_000,
     device: str | torch.device | None = None,

@@ -17,7 +17,7 @@ from torch import nn
 import gmlib.train
 from gmlib.base import Trainable
 from gmlib.nn import MLP, normal
-from gmlib.train import TrainState, fit
+from gmlib.train import ADAM, TrainState, fit
 
 X = torch.randn(23, 3, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
 V = torch.randn(9, 3, generator=torch.Generator().manual_seed(8), dtype=torch.float64)
@@ -73,6 +73,24 @@ class TestSteps:
                     expected.append(loss.item())
         assert losses == expected
         assert_same_weights(model, plain)
+
+    def test_are_those_of_adam(self):
+        model, _ = train(steps=9)
+        plain, rng = noisy(), generator()
+        order = generator(int(torch.randint(2**62, (1,), generator=rng)))
+        rows = torch.randperm(23, generator=order).split(5)
+        later = torch.randperm(23, generator=generator(order.initial_seed() + 1)).split(5)
+        moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in plain.parameters()]
+        for t, batch in enumerate([*rows, *later[:4]], 1):
+            slopes = torch.autograd.grad(plain.loss(X[batch], rng=rng), list(plain.parameters()))
+            for p, g, (m, v) in zip(plain.parameters(), slopes, moments, strict=True):
+                m.mul_(0.9).add_(0.1 * g)
+                v.mul_(0.999).add_(0.001 * g**2)
+                p.data -= 0.01 * (m / (1 - 0.9**t)) / ((v / (1 - 0.999**t)).sqrt() + 1e-8)
+        for (name, found), expected in zip(
+            model.state_dict().items(), plain.state_dict().values(), strict=True
+        ):
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-7, msg=name)
 
     def test_visit_every_row_once_an_epoch_each_time_in_another_order(self):
         model, _ = train(steps=10)
@@ -253,6 +271,7 @@ def test_a_loss_that_is_not_finite_stops_before_its_step(value):
 
 
 OPTIMIZERS = {
+    "default": ADAM,
     "adam": torch.optim.Adam,
     "adamw": functools.partial(torch.optim.AdamW, weight_decay=0.1, amsgrad=True),
     "sgd": torch.optim.SGD,

@@ -19,7 +19,7 @@ from torch.nn.functional import softplus
 import gmlib.train
 from gmlib.base import Adversarial
 from gmlib.nn import MLP, normal
-from gmlib.train import TrainState, fit_adversarial
+from gmlib.train import ADAM, TrainState, fit_adversarial
 
 X = torch.randn(23, 3, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
 
@@ -230,6 +230,7 @@ def test_a_loss_that_is_not_finite_stops_before_its_update(which, value):
 
 
 OPTIMIZERS = {
+    "default": ADAM,
     "adam": functools.partial(torch.optim.Adam, betas=(0.5, 0.9)),
     "sgd": torch.optim.SGD,
     "rmsprop": torch.optim.RMSprop,
