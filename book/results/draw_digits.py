@@ -3,9 +3,10 @@
     python book/results/draw_digits.py --out book/results/11-digits.json
 
 Plays the code of both chapters as it stands there, with other seeds in their set-up cells, and stores a row
-for each generator and seed: the share of 1,000 images that a classifier reads as the digit asked for, and
-the energy distance to the test images. Two rows are for no generator: the test images themselves, and
-the floor, which is the energy distance between training and test images. About two minutes a seed.
+for each generator and seed: the share of 1,000 images that a classifier reads as the digit asked for, the
+energy distance to the test images, and the Fréchet distance to them in the features of chapter 9. Two rows
+are for no generator: the test images themselves, and the floor, which is the distance between training and
+test images. About two minutes a seed.
 """
 
 import argparse
@@ -68,6 +69,8 @@ def rows(seed: int) -> list[dict]:
             row["as_asked"] = round(as_asked, 4)
         if generator != "test images":
             row["energy_distance"] = round(apart, 4)
+            features = (nine["hidden"](images[:447]) for images in (x, nine["test_x"]))
+            row["frechet_features"] = round(nine["frechet"](*features).item(), 3)
         if generator != "training images":
             row["nearest"] = round(nearest, 3)
         found.append(row)
