@@ -53,6 +53,7 @@ def rows(seed: int) -> list[dict]:
     asked, rng = eleven["asked"], torch.Generator().manual_seed(seed)
     with torch.no_grad():
         drawn = {
+            "GAN": (nine["free"].sample(1000, rng=rng), None),
             "conditional GAN": (nine["asked"].sample(1000, asked, rng=rng), asked),
             "20 Gaussians": (nine["twenty"].sample(1000, rng=rng).float(), None),
             "diffusion": (eleven["images"]["$w$ = 0.0"], asked),
@@ -64,7 +65,7 @@ def rows(seed: int) -> list[dict]:
     found = []
     for generator, (x, y) in drawn.items():
         as_asked, apart, nearest = eleven["measures"](x, asked if y is None else y)
-        row = {"model": generator, "data": "digits", "seed": seed}
+        row = {"model": generator, "data": "digits", "seed": seed, "kind": "samples"}
         if y is not None and generator != "training images":  # the classifier has learned those
             row["as_asked"] = round(as_asked, 4)
         if generator != "test images":
