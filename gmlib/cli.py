@@ -189,7 +189,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder of the run")
     one.add_argument("--seed", type=int, help="of the weights, the batches and the noise (0)")
     one.add_argument("--resume", action="store_true", help="go on with the run in DIR, as it was begun")
-    keys = ", ".join(runs.settings_of(MODELS["NADE"]))
+    keys = ", ".join(dict.fromkeys(key for entry in MODELS.values() for key in runs.settings_of(entry)))
     one.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help=f"again and again: {keys}"
     )

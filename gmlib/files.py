@@ -94,7 +94,8 @@ def append(path: Path, content: bytes) -> None:
         try:
             _through(file, content)
         except OSError:
-            file.truncate(end)
+            with contextlib.suppress(OSError):
+                file.truncate(end)
             raise
 
 

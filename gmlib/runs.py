@@ -201,7 +201,7 @@ def _config(folder: Path) -> tuple[dict[str, Any], Entry]:
         config = json.loads(path.read_text())
         entry = MODELS[config["model"]]
         settings, defaults = config["settings"], settings_of(entry)
-        wanted = {"data", "seed", "member", "dim", "data_sha256", *scoreboard.origin()}
+        wanted = {"data", "seed", "member", "dim", "data_sha256", "versions", "commit", "hardware"}
         odd = [*(wanted - config.keys()), *(settings.keys() ^ defaults.keys())]
         if odd or parse([f"{key}={value}" for key, value in settings.items()], defaults) != settings:
             raise ValueError(f"look at {', '.join(odd) or 'settings'}")
