@@ -338,7 +338,7 @@ class TestRefusals:
         assert said == f"{folder}: Not a directory"
 
     def test_a_loss_that_is_not_finite(self, tmp_path, capsys, monkeypatch):
-        monkeypatch.setattr(LogisticAR, "log_prob", lambda self, x: 0 * self.logits.sum() + x[:, 0] / 0)
+        monkeypatch.setattr(LogisticAR, "log_prob", lambda self, x: self.b.sum() + x[:, 0] / 0)
         said = refused(capsys, 1, "train", "chain", "--data", "digits", "--out", tmp_path / "run")
         assert "LogisticAR loss is" in said
 
@@ -489,7 +489,7 @@ def test_no_kill_changes_what_comes_out(tmp_path):
     assert launch(1, *begin, "--out", str(folder)).returncode == -signal.SIGKILL
     assert not (folder / runs.CONFIG).exists()
     assert launch(4, *begin, "--out", str(folder)).returncode == -signal.SIGKILL
-    for left in (1, 5, 4, 3):
+    for left in (1, 5, 3):
         assert launch(left, "train", "--out", str(folder), "--resume").returncode == -signal.SIGKILL
         assert not (folder / runs.RESULT).exists()
     last = launch(0, "train", "--out", str(folder), "--resume")
