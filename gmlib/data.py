@@ -4,6 +4,7 @@ import functools
 import io
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -59,6 +60,22 @@ class Dataset(NamedTuple):
     train: Split
     validation: Split
     test: Split
+
+
+class Source(NamedTuple):
+    """A data set with a name, and what is known of it before it is loaded.
+
+    Its rows are whole numbers from 0 to levels - 1, but for training rows with a `transform`, which makes
+    them so, anew at each step. `contents` are those of its files, if it needs any.
+    """
+
+    load: Callable[[], Dataset]
+    rows: tuple[int, int, int]
+    dim: int
+    origin: str
+    contents: Callable[[], list[files.Content]] = list
+    levels: int = 2
+    transform: Callable[[Tensor, torch.Generator], Tensor] | None = None
 
 
 def digits(*, binary: bool = False) -> Dataset:
@@ -145,12 +162,7 @@ def binary_table(name: str) -> Dataset:
             f"binary_table needs a name among {', '.join(known)}, got {name!r}; "
             "read_binary_table(folder, name) reads other tables."
         )
-    parts = []
-    for part in ("train", "valid", "test"):
-        file = f"{name}.{part}.data"
-        addresses = tuple(f"{address}{name}/" for address in _TABLES)
-        content = files.Content(_PINS[file], (files.File(f"debd/{name}/{file}"),), addresses)
-        parts.append(_table(files.read(content), file))
+    parts = [_table(files.read(content), Path(content.files[0].path).name) for content in _of_table(name)]
     return Dataset(*map(_unlabelled, parts))
 
 
@@ -249,26 +261,45 @@ def pinwheel(n: int, *, rng: torch.Generator | None, blades: int = 5) -> Float[T
     return _polar(angle + radius, radius)
 
 
-def _grey(part: str) -> Split:
-    """MNIST's images and labels, of the part that its file names begin with."""
-    arrays = []
-    for kind, header in [("images-idx3", 16), ("labels-idx1", 8)]:
-        name = f"{part}-{kind}-ubyte"
+def _of_grey(part: str) -> list[files.Content]:
+    """The files of MNIST's images and labels, of the part that their names begin with."""
+    contents = []
+    for name in (f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte"):
         packings = (files.File(f"mnist/{name}.gz", files.gunzip), files.File(f"mnist/{name}"))
-        data = files.read(files.Content(_PINS[name], packings, _MNIST))
-        arrays.append(torch.from_numpy(np.frombuffer(data, np.uint8, offset=header).copy()))
-    pixels, labels = arrays
-    return Split(pixels.reshape(len(labels), -1).float() / 255, labels.long())
+        contents.append(files.Content(_PINS[name], packings, _MNIST))
+    return contents
 
 
-def _static(part: str) -> Shaped[Tensor, " n"]:
-    """The pixels of one part of the static binary MNIST, one image after the other."""
+def _of_static(part: str) -> list[files.Content]:
     name = f"binarized_mnist_{part}"
     text = files.File(f"binarized_mnist/{name}.amat", _digits_of_text)
     packed = files.File(
         "binarized_mnist/static_binarized_mnist_packed.npz", functools.partial(_unpacked, part=part)
     )
-    data = files.read(files.Content(_PINS[name], (text, packed), _STATIC))
+    return [files.Content(_PINS[name], (text, packed), _STATIC)]
+
+
+def _of_table(name: str) -> list[files.Content]:
+    """The files of a binary table, in the order train, validate, test."""
+    addresses = tuple(f"{address}{name}/" for address in _TABLES)
+    names = [f"{name}.{part}.data" for part in ("train", "valid", "test")]
+    return [files.Content(_PINS[n], (files.File(f"debd/{name}/{n}"),), addresses) for n in names]
+
+
+def _grey(part: str) -> Split:
+    """MNIST's images and labels, of the part that its file names begin with."""
+    contents = zip(_of_grey(part), (16, 8), strict=True)  # the lengths of the headers
+    pixels, labels = (
+        torch.from_numpy(np.frombuffer(files.read(content), np.uint8, offset=header).copy())
+        for content, header in contents
+    )
+    return Split(pixels.reshape(len(labels), -1).float() / 255, labels.long())
+
+
+def _static(part: str) -> Shaped[Tensor, " n"]:
+    """The pixels of one part of the static binary MNIST, one image after the other."""
+    (content,) = _of_static(part)
+    data = files.read(content)
     return torch.from_numpy(np.frombuffer(data, np.uint8).copy())
 
 
@@ -317,3 +348,35 @@ def _seed(rng: torch.Generator | None) -> int:
 
 def _float32(x) -> Float[Tensor, "n 2"]:
     return torch.tensor(x, dtype=torch.float32)
+
+
+def _source_of_table(name: str, rows: tuple[int, int, int], dim: int) -> Source:
+    return Source(
+        lambda: binary_table(name), rows, dim, "debd, the tables of the NADE papers", lambda: _of_table(name)
+    )
+
+
+SOURCES = {
+    "digits": Source(
+        lambda: digits(binary=True), (1_000, 350, 447), 64, "UCI, by scikit-learn: 8 x 8, made binary"
+    ),
+    "digits-grey": Source(digits, (1_000, 350, 447), 64, "UCI, by scikit-learn: 8 x 8", levels=17),
+    "mnist": Source(
+        lambda: mnist(binary="static"),
+        (50_000, 10_000, 10_000),
+        784,
+        "MNIST, made binary once (Larochelle and Murray, 2011)",
+        lambda: [content for part in ("train", "valid", "test") for content in _of_static(part)],
+    ),
+    "mnist-dynamic": Source(
+        lambda: mnist(binary="dynamic"),
+        (50_000, 10_000, 10_000),
+        784,
+        "MNIST, made binary anew at each step",
+        lambda: [content for part in ("train", "t10k") for content in _of_grey(part)],
+        transform=binarize,
+    ),
+    "mushrooms": _source_of_table("mushrooms", (2_000, 500, 5_624), 112),
+    "plants": _source_of_table("plants", (17_412, 2_321, 3_482), 69),
+    "jester": _source_of_table("jester", (9_000, 1_000, 4_116), 100),
+}

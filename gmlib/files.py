@@ -1,8 +1,10 @@
 """Data files: found in $GMLIB_DATA or in the cache, else downloaded; only the pinned content passes.
 
 The pin is of the decoded content, so that one file may be packed in another way and still be known.
+What gmlib writes itself is written whole or not at all.
 """
 
+import contextlib
 import gzip
 import hashlib
 import os
@@ -11,7 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 
 class File(NamedTuple):
@@ -19,6 +21,13 @@ class File(NamedTuple):
 
     path: str
     decode: Callable[[bytes], bytes] = bytes
+
+
+class Found(NamedTuple):
+    """Where a file lies, and how it is packed."""
+
+    path: Path
+    file: File
 
 
 class Content(NamedTuple):
@@ -41,11 +50,73 @@ def read(content: Content) -> bytes:
         FileNotFoundError: if no folder has one of the files, and no address serves the first.
         ValueError: if a file that was found is damaged, or holds something else.
     """
+    found = find(content)
+    if found is None:
+        return _download(content)
+    return _checked(found.path, found.path, found.file, content.sha256)
+
+
+def find(content: Content) -> Found | None:
+    """The first of the files that may hold the content, unread; None if no folder has one."""
     for folder in _folders():
         for file in content.files:
             if (folder / file.path).is_file():
-                return _checked(folder / file.path, folder / file.path, file, content.sha256)
-    return _download(content)
+                return Found(folder / file.path, file)
+    return None
+
+
+def write(path: Path, content: bytes) -> None:
+    """Writes a file, whole or not at all: where that fails, or is cut short, the file before stays.
+
+    Raises:
+        OSError: if the disk is full, or the folder cannot be written; it names the file.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        with _naming(path):
+            with part.open("wb") as file:
+                _through(file, content)
+            os.replace(part, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise
+
+
+def append(path: Path, content: bytes) -> None:
+    """Adds to the end of a file, all or nothing.
+
+    Raises:
+        OSError: as `write`.
+    """
+    with _naming(path), path.open("ab", buffering=0) as file:
+        end = file.tell()
+        try:
+            _through(file, content)
+        except OSError:
+            with contextlib.suppress(OSError):
+                file.truncate(end)
+            raise
+
+
+def _through(file: BinaryIO, content: bytes) -> None:
+    """Writes to the disk itself, all of it."""
+    view = memoryview(content)
+    while view:
+        view = view[file.write(view) :]
+    file.flush()
+    os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Names the file in an error of the disk, which may come without a name."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno and not error.filename:
+            error.filename = str(path)
+        raise
 
 
 def gunzip(data: bytes) -> bytes:

@@ -1,9 +1,10 @@
 """Training, of one loss or of two players in turn: the same on a CPU and on a GPU, and resumable."""
 
+import hashlib
 import json
 import math
-import os
 import sys
+import time
 import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -18,6 +19,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from gmlib import files
 from gmlib.base import Adversarial, Trainable, require_points
 
 ADAM = partial(torch.optim.Adam, fused=True)  # the same steps to rounding, in half the time
@@ -37,10 +39,12 @@ def fit(
     validation: Float[Tensor, "V D"] | None = None,
     validation_condition: Shaped[Tensor, "V ..."] | None = None,
     validate_every: int = 100,
+    patience: int | None = None,
     optimizer: Callable[..., torch.optim.Optimizer] = ADAM,
     schedule: Callable[[float], float] | None = None,
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 1_000,
+    log: str | Path | None = None,
     device: str | torch.device | None = None,
 ) -> list[float]:
     """Lowers a model's loss by gradient steps on shuffled batches, and returns the loss before each step.
@@ -57,11 +61,15 @@ def fit(
         each: called after each step with its number, from 1, and its loss; stops the training by True.
         validation: data whose loss is found every `validate_every` steps and at the end, in evaluation
             mode, after the same transform, with the same noise each time.
+        patience: training stops after so many steps in which no validation loss was the lowest yet.
         optimizer: makes an optimizer from (parameters, lr=...), as `ADAM` does, torch's Adam in one pass
             over each parameter; `functools.partial` adds options.
         schedule: maps the fraction of the training that is done, in [0, 1), to a factor of lr.
         checkpoint: a file, written every `checkpoint_every` steps and at the end, from which the same
             call resumes if it exists. On a CPU the outcome is that of an uninterrupted run, to the bit.
+        log: a file of JSON lines, one every `validate_every` steps and one at the end: the step, the mean
+            loss since the line before, the validation loss, and the seconds of training. A run that
+            resumes goes on where its checkpoint is, and takes back the lines after it.
         device: where to train; by default where accelerate finds best.
 
     Raises:
@@ -73,6 +81,7 @@ def fit(
         raise ValueError(f"fit needs a Trainable model, got {_name(model)}.")
     numbers = {"steps": steps, "batch_size": batch_size, "validate_every": validate_every}
     players, counts = {"model": model.parameters()}, {**numbers, "checkpoint_every": checkpoint_every}
+    counts |= {} if patience is None else {"patience": patience}
     _require_arguments("fit", model, players, {"lr": lr}, counts)
     data, held_out = _Rows(x, condition), _Rows(validation, validation_condition)
     data.require(None, "fit")
@@ -80,26 +89,66 @@ def fit(
         held_out.require(x.shape[1], "fit's validation")
     elif validation_condition is not None:
         raise ValueError("fit needs validation data for its conditions, got none.")
+    elif patience is not None:
+        raise ValueError("fit needs validation data for its patience, got none.")
     processes = _Processes("fit", device)
     data, held_out = data.to(processes.device), held_out.to(processes.device)
     with _training(model, processes.device):
         optimizers = {"optimizer": optimizer(_free(model.parameters()), lr=lr)}
         state = TrainState(model, optimizers, rng, processes.seed(rng))
-        numbers |= {"steps": steps if schedule else "any", "processes": processes.n}
+        numbers |= {"steps": steps if schedule else "any", "patience": patience, "processes": processes.n}
         state.resume("fit", checkpoint, steps, (*data, *held_out), numbers)
-
-        def validate() -> None:
-            with _evaluating(model):
-                state.compare(_validation_loss(model, held_out, transform, rng))
-
-        jobs = [(validate_every, validate)] if validation is not None else []
-        if checkpoint is not None and processes.first:
-            jobs.append((checkpoint_every, partial(state.save, checkpoint)))
+        jobs = [(validate_every, partial(_validate, state, held_out, transform))]
+        if processes.first:
+            jobs += _records(state, log, validate_every, checkpoint, checkpoint_every)
         rates = [lr * schedule(step / steps) for step in range(steps)] if schedule else [lr] * steps
-        losses = _gradient_steps(state, data, batch_size, rates, transform, processes)
+        losses = _gradient_steps(state, data, batch_size, rates, patience, transform, processes)
         _take(losses, state, steps, each, jobs, watched=processes.first and _is_watched())
         if state.best:
             model.load_state_dict(state.best)
+    return state.losses
+
+
+def fit_by(
+    step: Callable[[Trainable, Tensor], float],
+    model: Trainable,
+    x: Float[Tensor, "N D"],
+    *,
+    steps: int,
+    rng: torch.Generator,
+    validation: Float[Tensor, "V D"],
+    validate_every: int = 1,
+    patience: int | None = None,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int = 1,
+    log: str | Path | None = None,
+) -> list[float]:
+    """Lets steps of another kind, such as those of EM, change a model, and returns the loss before each.
+
+    The model comes back in evaluation mode at the best weights seen.
+
+    Args:
+        step: changes the model by all rows of x, and returns the loss before.
+        steps, rng, validation, validate_every, patience, checkpoint, checkpoint_every, log: as for `fit`.
+
+    Raises:
+        ValueError, FloatingPointError: as `fit`.
+    """
+    numbers = {"steps": steps, "validate_every": validate_every}
+    counts = {**numbers, "checkpoint_every": checkpoint_every}
+    counts |= {} if patience is None else {"patience": patience}
+    _require_arguments("fit_by", model, {"model": model.parameters()}, {}, counts)
+    data, held_out = _Rows(x, None), _Rows(validation, None)
+    data.require(None, "fit_by")
+    held_out.require(x.shape[1], "fit_by's validation")
+    with _training(model, x.device):
+        state = TrainState(model, {}, rng, rng.initial_seed())
+        numbers |= {"steps": "any", "patience": patience}
+        state.resume("fit_by", checkpoint, steps, (*data, *held_out), numbers)
+        jobs = [(validate_every, partial(_validate, state, held_out, None))]
+        jobs += _records(state, log, validate_every, checkpoint, checkpoint_every)
+        _take(_own_steps(state, step, x, steps, patience), state, steps, None, jobs, watched=_is_watched())
+        model.load_state_dict(state.best)
     return state.losses
 
 
@@ -158,7 +207,7 @@ def fit_adversarial(
         optimizers = {player: optimizer(_free(parameters), lr=rate) for player, parameters, rate in own}
         state = TrainState(model, optimizers, rng, processes.seed(rng))
         state.resume("fit_adversarial", checkpoint, steps, data, {**numbers, "steps": "any"})
-        jobs = [(checkpoint_every, partial(state.save, checkpoint))] if checkpoint is not None else []
+        jobs = _records(state, None, checkpoint_every, checkpoint, checkpoint_every)
         losses = _turns(state, data, batch_size, steps, discriminator_steps, transform)
         _take(losses, state, steps, each, jobs, watched=_is_watched())
     return state.losses
@@ -179,8 +228,12 @@ class TrainState:
     step: int = 0
     losses: list[float] | list[tuple[float, float]] = field(default_factory=list)
     best_loss: float = math.inf
+    best_step: int = 0
+    validation: float | None = None
     best: dict[str, Tensor] = field(default_factory=dict)
     run: dict[str, str] = field(default_factory=dict)
+
+    _numbers = ("seed", "step", "best_loss", "best_step", "validation")
 
     def resume(self, caller: str, path: str | Path | None, steps: int, data: Iterable, numbers: dict) -> None:
         """Loads the file, if there is one of this run, and refuses it if it went further than `steps`."""
@@ -196,14 +249,17 @@ class TrainState:
         """Keeps the weights if no validation loss was lower than this one."""
         if not math.isfinite(loss):
             raise FloatingPointError(f"{_name(self.model)} validation loss is {loss} at step {self.step}.")
+        self.validation = loss
         if loss < self.best_loss:
-            self.best_loss = loss
+            self.best_loss, self.best_step = loss, self.step
             self.best = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+
+    def impatient(self, patience: int | None) -> bool:
+        """Whether no validation loss was the lowest yet in so many steps, or more."""
+        return patience is not None and self.step - self.best_step >= patience
 
     def save(self, path: str | Path) -> None:
         """Writes a safetensors file, whole or not at all: a run killed meanwhile leaves the file before."""
-        from safetensors.torch import save
-
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
         for key, optimizer in self.optimizers.items():
@@ -212,10 +268,8 @@ class TrainState:
         tensors["losses"] = torch.tensor(self.losses, dtype=torch.float64)
         tensors["rng"] = self.rng.get_state()
         tensors["default_rng"] = torch.get_rng_state()  # which dropout draws from
-        numbers = {"seed": self.seed, "step": self.step, "best_loss": self.best_loss}
-        copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-        content = save(copies, {"numbers": json.dumps(numbers), "run": json.dumps(self.run)})
-        _write(Path(path), content)
+        numbers = {name: getattr(self, name) for name in self._numbers}
+        save_tensors(path, tensors, {"numbers": numbers, "run": self.run})
 
     def load(self, path: str | Path) -> None:
         """Restores what `save` wrote.
@@ -223,23 +277,16 @@ class TrainState:
         Raises:
             ValueError: if the file is damaged, or is of another run.
         """
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(path, framework="pt") as file:
-                numbers, run = (json.loads(file.metadata()[key]) for key in ("numbers", "run"))
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"TrainState needs a whole file that it wrote itself, got {path}: {error}."
-            ) from None
+        tensors, about = load_tensors(path)
+        run = about["run"]
         for key in self.run.keys() | run.keys():
             if self.run.get(key) != run.get(key):
                 raise ValueError(
                     f"TrainState needs a file of this run, got {path}, of {key} {run.get(key)}, "
                     f"not {self.run.get(key)}."
                 )
-        self.seed, self.step, self.best_loss = numbers["seed"], numbers["step"], numbers["best_loss"]
+        for name in self._numbers:
+            setattr(self, name, about["numbers"][name])
         self.losses = [tuple(loss) if isinstance(loss, list) else loss for loss in tensors["losses"].tolist()]
         self.model.load_state_dict(_under("model", tensors))
         self.best = _under("best", tensors)
@@ -251,6 +298,90 @@ class TrainState:
             optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
         self.rng.set_state(tensors["rng"])
         torch.set_rng_state(tensors["default_rng"])
+
+
+def save_tensors(path: str | Path, tensors: dict[str, Tensor], about: dict) -> None:
+    """Writes a safetensors file, whole or not at all, of tensors, what JSON says about them, and a digest."""
+    from safetensors.torch import save
+
+    copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    text = json.dumps({**about, "sha256": _digest(copies, about)})
+    files.write(Path(path), save(copies, {"about": text}))  # in one entry: several come in any order
+
+
+def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict]:
+    """What `save_tensors` wrote.
+
+    Raises:
+        ValueError: if the file is cut short, was changed in any bit that counts, or is of somebody else.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads(file.metadata()["about"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if about.pop("sha256") != _digest(tensors, about):
+            raise ValueError("its content has been changed")
+    except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"gmlib needs a whole file that it wrote itself, got {path}: {error}.") from None
+    return tensors, about
+
+
+def _digest(tensors: dict[str, Tensor], about: dict) -> str:
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+class _Log:
+    """JSON lines that agree with a state, of which they say where it stands whenever they are told to."""
+
+    def __init__(self, path: Path, state: TrainState):
+        self.path, self.state, self.last = path, state, {"step": 0, "seconds": 0.0}
+        content = path.read_bytes() if path.exists() else b""
+        kept = []
+        for line in content.split(b"\n")[:-1]:  # after the last line's end is nothing, or half a line
+            row = _line(path, line)
+            if row["step"] > state.step:
+                break
+            self.last = row
+            kept.append(line + b"\n")
+        if b"".join(kept) != content:
+            files.write(path, b"".join(kept))
+        self.start = time.perf_counter() - self.last["seconds"]
+
+    def __call__(self) -> None:
+        state, since = self.state, self.last["step"]
+        if state.step == since:
+            return
+        loss = sum(state.losses[since:]) / (state.step - since)
+        seconds = round(time.perf_counter() - self.start, 3)
+        self.last = {"step": state.step, "loss": loss, "validation": state.validation, "seconds": seconds}
+        files.append(self.path, f"{json.dumps(self.last)}\n".encode())
+
+
+def _line(path: Path, line: bytes) -> dict:
+    try:
+        row = json.loads(line)
+        return {"step": row["step"], "seconds": row["seconds"]}
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{path} needs lines that gmlib wrote itself, got {line[:60]!r}.") from None
+
+
+def _records(state: TrainState, log, log_every: int, checkpoint, checkpoint_every: int) -> list:
+    """Jobs that keep a run: the lines of its log first, then the checkpoint that has to agree with them."""
+    jobs = [] if log is None else [(log_every, _Log(Path(log), state))]
+    return jobs if checkpoint is None else [*jobs, (checkpoint_every, partial(state.save, checkpoint))]
+
+
+def _validate(state: TrainState, held_out: "_Rows", transform) -> None:
+    """Compares the validation loss, if there are data for one, with the best."""
+    if held_out.x is not None:
+        with _evaluating(state.model):
+            state.compare(_validation_loss(state.model, held_out, transform, state.rng))
 
 
 class _Rows(NamedTuple):
@@ -343,17 +474,36 @@ def _take(losses: Iterator, state: TrainState, steps: int, each, jobs: list, wat
 
 
 def _gradient_steps(
-    state: TrainState, data: _Rows, batch_size: int, rates: list[float], transform, processes: _Processes
+    state: TrainState,
+    data: _Rows,
+    batch_size: int,
+    rates: list[float],
+    patience: int | None,
+    transform,
+    processes: _Processes,
 ) -> Iterator[float]:
-    """Takes one step after the other, up to the last rate, and yields the loss before each."""
+    """Takes one step after the other, up to the last rate or the end of patience; yields the loss before."""
     model = state.model if processes.n == 1 else processes.accelerator.prepare_model(state.model)
     noise = processes.noise(state)
     batches = _batches(len(data.x), batch_size, state.seed, state.step, processes.device)
     for rate, rows in zip(rates[state.step :], batches, strict=False):
+        if state.impatient(patience):
+            return
         for group in state.optimizers["optimizer"].param_groups:
             group["lr"] = rate
         loss, value = processes.loss(model, data, rows, transform, noise)
         _descend(state, "optimizer", "loss", loss, value)
+        state.step += 1
+        state.losses.append(value)
+        yield value
+
+
+def _own_steps(state: TrainState, step, x: Tensor, steps: int, patience: int | None) -> Iterator[float]:
+    """Takes steps of another kind, up to the last or the end of patience, and yields the loss before each."""
+    while state.step < steps and not state.impatient(patience):
+        value = step(state.model, x)
+        if not math.isfinite(value):
+            raise FloatingPointError(f"{_name(state.model)} loss is {value} at step {state.step + 1}.")
         state.step += 1
         state.losses.append(value)
         yield value
@@ -483,15 +633,6 @@ def _describe(state: TrainState, data: Iterable[Tensor | None], numbers: dict) -
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     start = f"{prefix}."
     return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
-
-
-def _write(path: Path, content: bytes) -> None:
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
 
 
 def _name(model: nn.Module) -> str:

@@ -246,6 +246,32 @@ class VAE(Trainable, Sampler):
         return inputs
 
 
+class IWAE(VAE):
+    r"""A VAE whose loss is minus the importance-weighted bound of k draws.
+
+    .. math:: \text{loss} = -\frac1N \sum_{n=1}^N \log \frac1k \sum_{i=1}^k
+        \frac{p_\theta(x_n, z_i)}{q_\phi(z_i \mid x_n)}, \quad z_i \sim q_\phi(z \mid x_n)
+
+    Args:
+        encoder, decoder, likelihood: as for `VAE`.
+        k: number of draws for each x.
+
+    Raises:
+        ValueError: if k < 1.
+
+    Source: Burda, Grosse and Salakhutdinov (2016), Importance Weighted Autoencoders, section 3.
+    """
+
+    def __init__(self, encoder: nn.Module, decoder: nn.Module, likelihood: Likelihood, k: int):
+        super().__init__(encoder, decoder, likelihood)
+        if k < 1:
+            raise ValueError(f"IWAE needs k >= 1, got {k}.")
+        self.k = k
+
+    def loss(self, x, condition=None, *, rng=None):
+        return -self.log_prob_iw(x, self.k, condition, rng=rng).mean()
+
+
 class ConditionalVAE(VAE):
     r"""A VAE of p(x | y): encoder and decoder also read the class y, one-hot.
 

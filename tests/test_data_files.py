@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import os
 import re
+import resource
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -419,3 +420,55 @@ def test_the_real_static_mnist_has_the_published_entropy_of_its_pixels():
     nats = -(test * p.log() + (1 - test) * (1 - p).log()).sum(1).mean()
     assert [len(train), len(test)] == [50_000, 10_000]
     assert nats.item() == pytest.approx(205.79, abs=0.05)
+
+
+class TestWriting:
+    """RLIMIT_FSIZE plays the part of a full disk: no file may grow beyond it."""
+
+    @pytest.fixture
+    def full(self):
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, limits[1]))
+        yield
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    def test_puts_the_new_in_the_place_of_the_old(self, tmp_path):
+        path = tmp_path / "file"
+        for content in (b"one", b"two"):
+            files.write(path, content)
+            assert path.read_bytes() == content
+        files.append(path, b" three")
+        assert path.read_bytes() == b"two three"
+        assert list(tmp_path.iterdir()) == [path]
+
+    @pytest.mark.parametrize("put", [files.write, files.append])
+    def test_on_a_full_disk_leaves_the_old(self, put, tmp_path, full):
+        path = tmp_path / "file"
+        path.write_bytes(b"x" * 900)
+        with pytest.raises(OSError, match="File too large") as caught:
+            put(path, b"y" * 1_100)
+        assert caught.value.filename == str(path)
+        assert path.read_bytes() == b"x" * 900
+        assert list(tmp_path.iterdir()) == [path]
+
+    def test_to_a_device_without_room(self):
+        with pytest.raises(OSError, match="No space left on device") as caught:
+            files.append(Path("/dev/full"), b"x")
+        assert caught.value.filename == "/dev/full"
+
+    @pytest.mark.parametrize("put", [files.write, files.append])
+    def test_where_nothing_can_be_written(self, put, tmp_path):
+        (tmp_path / "file").write_bytes(b"x")
+        with pytest.raises(NotADirectoryError):
+            put(tmp_path / "file" / "below", b"y")
+        assert (tmp_path / "file").read_bytes() == b"x"
+
+
+def test_finding_reads_nothing(world, monkeypatch):
+    content = data._of_table("plants")[0]
+    assert files.find(content) is None
+    target = world.copy("debd/plants/plants.train.data", world.local)
+    target.write_bytes(b"anything")
+    monkeypatch.setenv("GMLIB_DATA", str(world.local))
+    assert files.find(content).path == target
+    assert world.handler.asked == ()

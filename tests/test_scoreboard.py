@@ -8,15 +8,18 @@ import pytest
 import torch
 from building import ROOT
 
-from gmlib import data, scoreboard
+from gmlib import cli, data, scoreboard
 from gmlib.counting import IndependentBernoulli
-from gmlib.scoreboard import Entry, Recipe
+from gmlib.nn import MLP
+from gmlib.scoreboard import MODELS, Entry, Recipe
+from gmlib.vae import VAE, BernoulliLikelihood
 
 STORED = [
     row for path in sorted((ROOT / "book/results").glob("0*.json")) for row in json.loads(path.read_text())
 ]
 CHEAP = [row for row in STORED if row["updates"] * row["parameters"] < 2e7 and row["wall_seconds"] < 60]
 DIGITS = data.digits(binary=True)
+SOURCE = data.SOURCES["digits"]
 SHORT = Recipe(updates=20, lr=3e-4, validate_every=10, weight_decays=(0.0, 0.5))
 
 
@@ -24,11 +27,19 @@ def coins(x, member, rng):
     return IndependentBernoulli(x.shape[1])
 
 
+def small_vae(x, member, rng):
+    return VAE(MLP(x.shape[1], (), 4), MLP(2, (), x.shape[1]), BernoulliLikelihood())
+
+
+SCORES = {"bound": scoreboard.BOUND, "estimate": scoreboard.importance_weighted(5)}
+
+
 @pytest.fixture
 def entries(monkeypatch):
-    monkeypatch.setattr(
-        scoreboard, "MODELS", {"coins": Entry(coins, SHORT), "three": Entry(coins, SHORT, members=3)}
-    )
+    monkeypatch.setitem(MODELS, "coins", Entry(coins, SHORT))
+    monkeypatch.setitem(MODELS, "three", Entry(coins, SHORT, members=3))
+    monkeypatch.setitem(MODELS, "small VAE", Entry(small_vae, SHORT, scores=SCORES))
+    monkeypatch.setitem(MODELS, "grey", Entry(coins, SHORT, levels=17))
 
 
 def test_there_is_a_cheap_row_that_needs_no_files():
@@ -57,8 +68,7 @@ def test_a_stored_row_comes_out_again(row):
 
 @pytest.mark.parametrize("row", STORED, ids=lambda row: f"{row['model']} on {row['data']}")
 def test_a_stored_row_says_what_it_is(row):
-    assert row["model"].partition(",")[0] in scoreboard.MODELS
-    assert row["kind"] == "exact"
+    assert row["kind"] in MODELS[row["model"].partition(",")[0]].scores
     assert 0 < row["test_error"] < row["test"]
     assert abs(row["test"] - row["validation"]) < 10 * math.hypot(row["test_error"], row["validation_error"])
     tried = row["configuration"]["validation_by_weight_decay"]
@@ -69,7 +79,7 @@ def test_a_stored_row_says_what_it_is(row):
 
 
 def test_stored_rows_are_one_each():
-    keys = [(row["data"], row["model"], row["seed"]) for row in STORED]
+    keys = [scoreboard._key(row) for row in STORED]
     assert len(set(keys)) == len(keys)
 
 
@@ -84,7 +94,7 @@ def test_nats_are_the_mean_and_its_standard_error():
 
 
 def test_the_weight_decay_is_chosen_by_validation(entries):
-    (member,), (other,) = scoreboard.train(Entry(coins, SHORT), DIGITS, SHORT, 0)
+    (member,), (other,) = scoreboard.train(Entry(coins, SHORT), SOURCE, DIGITS, SHORT, 0)
     assert {member.weight_decay, other.weight_decay} == {0.0, 0.5}
     assert member.validation <= other.validation
     validation = scoreboard.nats(member.model, DIGITS.validation.x)[0]
@@ -93,26 +103,26 @@ def test_the_weight_decay_is_chosen_by_validation(entries):
 
 def test_training_stops_when_validation_rises_and_keeps_the_best(entries):
     recipe = SHORT._replace(updates=400, patience=30, lr=3.0, weight_decays=(0.0,))
-    (member,), _ = scoreboard.train(Entry(coins, SHORT), DIGITS, recipe, 0)
+    (member,), _ = scoreboard.train(Entry(coins, SHORT), SOURCE, DIGITS, recipe, 0)
     assert 30 <= member.updates < 400
     assert member.updates % 10 == 0
 
 
 def test_steps_of_em_stop_when_validation_rises_and_keep_the_best():
-    entry = scoreboard.MODELS["Mixture of 10"]
-    (member, *others), rejected = scoreboard.train(entry._replace(members=2), DIGITS, entry.recipe, 0)
+    entry = MODELS["Mixture of 10"]
+    (member, *others), rejected = scoreboard.train(entry._replace(members=2), SOURCE, DIGITS, entry.recipe, 0)
     assert not rejected
     assert 20 < member.updates < 200
     assert member.validation == scoreboard.nats(member.model, DIGITS.validation.x)[0]
     assert member.validation != others[0].validation
     for steps in range(5, member.updates + 1, 5):
         recipe = entry.recipe._replace(updates=steps)
-        (same,), _ = scoreboard.train(entry._replace(members=1), DIGITS, recipe, 0)
+        (same,), _ = scoreboard.train(entry._replace(members=1), SOURCE, DIGITS, recipe, 0)
         assert same.validation >= member.validation
 
 
 def test_members_have_orders_of_their_own_and_one_weight_decay():
-    members, rejected = scoreboard.train(scoreboard.MODELS["MADE"]._replace(members=3), DIGITS, SHORT, 0)
+    members, rejected = scoreboard.train(MODELS["MADE"]._replace(members=3), SOURCE, DIGITS, SHORT, 0)
     assert len({tuple(member.model.order) for member in members}) == 3
     assert len({member.weight_decay for member in members}) == 1
     assert tuple(rejected[0].model.order) == tuple(members[0].model.order)
@@ -149,15 +159,110 @@ def test_the_names_of_data(monkeypatch):
     asked = []
     monkeypatch.setattr(data, "binary_table", lambda name: asked.append(name) or DIGITS)
     monkeypatch.setattr(data, "mnist", lambda binary: asked.append(binary) or DIGITS)
-    for name in ("plants", "mnist"):
-        scoreboard.load(name)
-    assert asked == ["plants", "static"]
-    assert torch.equal(scoreboard.load("digits").test.x, DIGITS.test.x)
+    for name in ("plants", "mnist", "mnist-dynamic"):
+        scoreboard.find(name).load()
+    assert asked == ["plants", "static", "dynamic"]
+    assert torch.equal(scoreboard.find("digits").load().test.x, DIGITS.test.x)
+    assert torch.equal(scoreboard.find("digits-grey").load().test.x, data.digits().test.x)
+
+
+def test_an_unknown_name_of_data():
+    with pytest.raises(ValueError, match=r"data need to be digits, .* or a path FOLDER/NAME, got 'weeds'"):
+        scoreboard.find("weeds")
+
+
+def test_an_unknown_model():
+    with pytest.raises(ValueError, match=r"the model needs to be FVBN, .*, got 'GPT'"):
+        scoreboard.pair("GPT", "digits")
+
+
+def test_data_of_other_levels_are_refused(entries):
+    assert scoreboard.pair("grey", "digits-grey")[1].levels == 17
+    with pytest.raises(ValueError, match="grey needs data of 17 levels, got digits, of 2"):
+        scoreboard.run("grey", "digits", 0, SHORT)
+
+
+def test_a_model_without_a_density_has_a_row_for_its_bound_and_one_for_its_estimate(entries):
+    rows = scoreboard.run("small VAE", "digits", 0, SHORT)
+    assert [(row["kind"], row["draws"]) for row in rows] == [("bound", 1), ("estimate", 5)]
+    first, second = rows
+    assert second["test"] < first["test"] - first["test_error"]
+    assert first["configuration"]["validation_by_member"] == [first["validation"]]
+    (member,), _ = scoreboard.train(MODELS["small VAE"], SOURCE, DIGITS, SHORT, 0)
+    with torch.no_grad():
+        rng = torch.Generator().manual_seed(0)
+        assert first["test"] == pytest.approx(
+            -member.model.elbo(DIGITS.test.x, rng=rng).mean().item(), abs=1e-4
+        )
+        rng = torch.Generator().manual_seed(0)
+        estimate = member.model.log_prob_iw(DIGITS.test.x, 5, rng=rng)
+        assert second["test"] == pytest.approx(-estimate.mean().item(), abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["VAE", "IWAE"])
+def test_the_autoencoders_are_those_of_the_paper(name):
+    model, _ = scoreboard.new(MODELS[name], torch.zeros(1, 784), 0, 0)
+    weights = 784 * 200 + 200 * 200 + 200 * 100 + 50 * 200 + 200 * 200 + 200 * 784
+    biases = 200 + 200 + 100 + 200 + 200 + 784
+    assert sum(parameter.numel() for parameter in model.parameters()) == weights + biases
+    assert sum(isinstance(module, torch.nn.Tanh) for module in model.modules()) == 4
+    assert getattr(model, "k", 1) == {"VAE": 1, "IWAE": 50}[name]
+
+
+def test_data_that_are_drawn_anew_are_drawn_at_each_step(entries):
+    seen = []
+
+    class Seeing(IndependentBernoulli):
+        def log_prob(self, x):
+            if self.training:
+                seen.append(x.clone())
+            return super().log_prob(x)
+
+    grey = data.Split(torch.full((10, 4), 0.5), torch.zeros(10))
+    dataset = data.Dataset(grey, *(data.Split(torch.ones(3, 4), torch.zeros(3)) for _ in range(2)))
+    source = SOURCE._replace(transform=data.binarize)
+    entry = Entry(lambda x, member, rng: Seeing(x.shape[1]), SHORT)
+    scoreboard.train_member(entry, source, dataset, SHORT._replace(updates=3), 0, 0.0, 0)
+    assert all(set(x.unique().tolist()) == {0.0, 1.0} for x in seen)
+    assert len({tuple(x.sum(0).tolist()) for x in seen}) == 3
+
+
+def test_what_a_source_says_is_so():
+    for name in ("digits", "digits-grey"):
+        source = data.SOURCES[name]
+        dataset = source.load()
+        assert tuple(len(split.x) for split in dataset) == source.rows
+        assert dataset.train.x.shape[1] == source.dim
+        assert dataset.train.x.unique().tolist() == list(range(source.levels))
+
+
+@pytest.mark.parametrize("name", [name for name in data.SOURCES if "digits" not in name])
+def test_what_a_source_of_files_says_is_so(name):
+    if "GMLIB_DATA" not in os.environ:
+        pytest.skip(f"the files of {name}: GMLIB_DATA is not set")
+    source = data.SOURCES[name]
+    dataset = source.load()
+    assert tuple(len(split.x) for split in dataset) == source.rows
+    assert {split.x.shape[1] for split in dataset} == {source.dim}
+    assert dataset.test.x.unique().tolist() == list(range(source.levels))
+
+
+def test_the_digest_is_of_every_value():
+    train, validation, test = DIGITS
+    other = test.x.clone()
+    other[-1, -1] = 1 - other[-1, -1]
+    digests = {
+        scoreboard.digest(DIGITS),
+        scoreboard.digest(data.Dataset(train, validation, test._replace(x=other))),
+    }
+    assert len(digests) == 2
 
 
 class TestCommand:
     def rows(self, out, *arguments):
-        scoreboard.main([*arguments, "--updates", "2", "--weight-decays", "0", "--out", str(out)])
+        assert not cli.main(
+            ["scoreboard", *arguments, "--updates", "2", "--weight-decays", "0", "--out", str(out)]
+        )
         return json.loads(out.read_text())
 
     def test_rows_are_kept_side_by_side_in_order(self, entries, tmp_path, capsys):
@@ -180,8 +285,18 @@ class TestCommand:
 
     def test_an_unknown_model(self, capsys):
         with pytest.raises(SystemExit):
-            scoreboard.main(["--models", "GPT"])
+            cli.main(["scoreboard", "--models", "GPT"])
         assert "'GPT'" in capsys.readouterr().err
+
+    def test_by_itself_it_takes_the_models_that_fit(self, entries, tmp_path, monkeypatch):
+        for name in set(MODELS) - {"coins", "small VAE", "grey"}:
+            monkeypatch.delitem(MODELS, name)
+        rows = self.rows(tmp_path / "results.json", "--data", "digits")
+        assert [(row["model"], row["kind"]) for row in rows] == [
+            ("coins", "exact"),
+            ("small VAE", "bound"),
+            ("small VAE", "estimate"),
+        ]
 
 
 def test_outside_a_repository(monkeypatch, tmp_path):

@@ -17,7 +17,7 @@ from torch import nn
 import gmlib.train
 from gmlib.base import Trainable
 from gmlib.nn import MLP, normal
-from gmlib.train import ADAM, TrainState, fit
+from gmlib.train import ADAM, TrainState, fit, fit_by, load_tensors, save_tensors
 
 X = torch.randn(23, 3, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
 V = torch.randn(9, 3, generator=torch.Generator().manual_seed(8), dtype=torch.float64)
@@ -248,6 +248,197 @@ class TestValidation:
     def test_that_is_not_finite_is_an_error(self):
         with pytest.raises(FloatingPointError, match="Scripted validation loss is nan at step 2"):
             train(Scripted(best=math.nan), steps=4, validation=V, validate_every=2, **SGD)
+
+
+def interrupted(at):
+    """An end without the work of an end: no last validation, line or checkpoint."""
+
+    def each(step, loss):
+        if step == at:
+            raise KeyboardInterrupt
+
+    return each
+
+
+class TestPatience:
+    def test_ends_so_many_steps_after_the_best(self):
+        model, losses = train(Scripted(), steps=30, validation=V, validate_every=1, patience=4, **SGD)
+        assert len(losses) == 5 + 4
+        assert model.w.item() == pytest.approx(-0.05)
+
+    def test_is_counted_in_steps_whenever_validation_looks(self):
+        _, losses = train(Scripted(), steps=30, validation=V, validate_every=3, patience=4, **SGD)
+        assert len(losses) == 6 + 4
+
+    def test_ends_a_run_in_which_nothing_was_better(self):
+        _, losses = train(Scripted(best=10.0), steps=30, validation=V, validate_every=2, patience=5, **SGD)
+        assert len(losses) == 2 + 5
+
+    @pytest.mark.parametrize("stop", [4, 6, 8, 12, 15, 16])
+    def test_survives_a_resumption(self, stop, tmp_path):
+        options = {"validation": V, "validate_every": 3, "patience": 7, "checkpoint_every": 4, **SGD}
+        whole, losses = train(Scripted(best=-0.08), steps=40, **options)
+        assert 7 < len(losses) < 40
+        path = tmp_path / "run"
+        with pytest.raises(KeyboardInterrupt):
+            train(Scripted(best=-0.08), steps=40, checkpoint=path, each=interrupted(stop), **options)
+        model, resumed = train(Scripted(best=-0.08), steps=40, checkpoint=path, **options)
+        assert resumed == losses
+        assert torch.equal(model.w, whole.w)
+        again, same = train(Scripted(best=-0.08), steps=40, checkpoint=path, **options)
+        assert same == losses
+        assert torch.equal(again.w, whole.w)
+
+    def test_needs_validation_data(self):
+        with pytest.raises(ValueError, match="fit needs validation data for its patience, got none"):
+            train(patience=3)
+
+    def test_needs_to_be_a_step_or_more(self):
+        with pytest.raises(ValueError, match="fit needs patience >= 1, got 0"):
+            train(patience=0, validation=V)
+
+
+def lines_of(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def without_seconds(path):
+    return [{key: row[key] for key in ("step", "loss", "validation")} for row in lines_of(path)]
+
+
+class TestLog:
+    OPTIONS = {"validation": V, "validate_every": 6, "checkpoint_every": 4}  # noqa: RUF012
+
+    def test_has_a_line_every_so_often_and_at_the_end(self, tmp_path):
+        _, losses = train(Scripted(), log=tmp_path / "log", steps=10, validation=V, validate_every=4, **SGD)
+        rows = lines_of(tmp_path / "log")
+        assert [row["step"] for row in rows] == [4, 8, 10]
+        parts = [losses[:4], losses[4:8], losses[8:]]
+        assert [row["loss"] for row in rows] == [sum(part) / len(part) for part in parts]
+        errors = [(0.05 - 0.01 * step) ** 2 + V.mean().item() for step in (4, 8, 10)]
+        assert [row["validation"] for row in rows] == pytest.approx(errors)
+        seconds = [row["seconds"] for row in rows]
+        assert 0 < seconds[0] <= seconds[1] <= seconds[2] < 60
+
+    def test_needs_no_validation(self, tmp_path):
+        train(log=tmp_path / "log", steps=3, validate_every=2)
+        assert [(row["step"], row["validation"]) for row in lines_of(tmp_path / "log")] == [
+            (2, None),
+            (3, None),
+        ]
+
+    @pytest.mark.parametrize("stop", range(1, 20, 2))
+    def test_resumed_is_that_of_an_uninterrupted_run(self, stop, tmp_path):
+        train(log=tmp_path / "whole", **self.OPTIONS)
+        options = {"checkpoint": tmp_path / "run", "log": tmp_path / "log", **self.OPTIONS}
+        with pytest.raises(KeyboardInterrupt):
+            train(each=interrupted(stop), **options)
+        before = lines_of(tmp_path / "log") if (tmp_path / "log").exists() else []
+        with (tmp_path / "log").open("a") as file:
+            file.write('{"step": 19, "lo')  # half a line, by a kill in the middle
+        train(**options)
+        assert without_seconds(tmp_path / "log") == without_seconds(tmp_path / "whole")
+        kept = [row for row in before if row["step"] <= stop // 4 * 4]
+        rows = lines_of(tmp_path / "log")
+        assert rows[: len(kept)] == kept
+        assert [row["seconds"] for row in rows] == sorted(row["seconds"] for row in rows)
+
+    def test_of_a_finished_run_stays(self, tmp_path):
+        options = {"checkpoint": tmp_path / "run", "log": tmp_path / "log", **self.OPTIONS}
+        train(**options)
+        before = (tmp_path / "log").read_bytes()
+        train(**options)
+        assert (tmp_path / "log").read_bytes() == before
+
+    @pytest.mark.parametrize("line", ["x", "{}", "[]", '{"step": "a"}', "null"])
+    def test_that_somebody_else_wrote_is_refused(self, line, tmp_path):
+        (tmp_path / "log").write_text(line + "\n")
+        with pytest.raises(ValueError, match=f"{tmp_path / 'log'} needs lines that gmlib wrote itself"):
+            train(log=tmp_path / "log")
+        assert (tmp_path / "log").read_text() == line + "\n"
+
+
+def walk(model, x):
+    """A step of another kind: one to the left by 0.01."""
+    loss = model.w.item()
+    with torch.no_grad():
+        model.w -= 0.01 * len(x) / 23
+    return loss
+
+
+def walked(steps=30, model=None, **options):
+    model = Scripted() if model is None else model
+    return model, fit_by(walk, model, X, steps=steps, rng=generator(), validation=V, **options)
+
+
+class TestOwnSteps:
+    def test_are_taken_on_all_rows_and_the_best_weights_stay(self):
+        model, losses = walked(steps=8)
+        assert losses == pytest.approx([-0.01 * step for step in range(8)])
+        assert model.w.item() == pytest.approx(-0.05)
+        assert not model.training
+
+    def test_end_with_patience(self):
+        assert len(walked(patience=4)[1]) == 9
+        assert len(walked(patience=4, validate_every=3)[1]) == 10
+
+    def test_resumed_are_uninterrupted(self, tmp_path):
+        options = {"checkpoint": tmp_path / "run", "checkpoint_every": 3, "log": tmp_path / "log"}
+        walked(steps=4, **options)
+        model, losses = walked(steps=8, **options)
+        whole, expected = walked(steps=8)
+        assert losses == expected
+        assert torch.equal(model.w, whole.w)
+        assert [row["step"] for row in lines_of(tmp_path / "log")] == list(range(1, 9))
+        with pytest.raises(ValueError, match="fit_by needs steps >= 8"):
+            walked(steps=7, **options)
+        with pytest.raises(ValueError, match="of validate_every 1, not 2"):
+            walked(validate_every=2, **options)
+
+    def test_whose_loss_is_not_finite_are_an_error(self):
+        model = Scripted()
+        model.w.data.fill_(math.nan)
+        with pytest.raises(FloatingPointError, match="Scripted loss is nan at step 1"):
+            walked(model=model)
+
+    @pytest.mark.parametrize("name", ["steps", "validate_every", "checkpoint_every", "patience"])
+    def test_are_one_or_more(self, name):
+        with pytest.raises(ValueError, match=f"fit_by needs {name} >= 1, got 0"):
+            walked(**{name: 0})
+
+
+class TestTensors:
+    TENSORS = {"a": X[:2], "b": torch.tensor(3), "c": torch.zeros(0)}  # noqa: RUF012
+
+    def test_come_back_with_what_was_said_about_them(self, tmp_path):
+        save_tensors(tmp_path / "file", self.TENSORS, {"n": 1, "loss": math.inf})
+        tensors, about = load_tensors(tmp_path / "file")
+        assert about == {"n": 1, "loss": math.inf}
+        assert tensors.keys() == self.TENSORS.keys()
+        assert all(torch.equal(tensor, self.TENSORS[name]) for name, tensor in tensors.items())
+
+    def test_are_the_same_bytes_each_time(self, tmp_path):
+        for name in ("one", "other"):
+            save_tensors(tmp_path / name, self.TENSORS, {"n": 1, "m": [2, 3]})
+        assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
+
+    def test_of_which_any_bit_was_flipped_are_refused_or_mean_the_same(self, tmp_path):
+        path = tmp_path / "file"
+        save_tensors(path, self.TENSORS, {"n": 1})
+        content = path.read_bytes()
+        refused = 0
+        for place in range(len(content)):
+            path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+            try:
+                tensors, about = load_tensors(path)
+            except ValueError as error:
+                refused += str(error).startswith(
+                    f"gmlib needs a whole file that it wrote itself, got {path}: "
+                )
+                continue
+            assert about == {"n": 1}
+            assert all(torch.equal(tensors[name], tensor) for name, tensor in self.TENSORS.items())
+        assert refused > 0.9 * len(content)
 
 
 class Explosive(Trainable):

@@ -12,6 +12,7 @@ from torch.distributions import Bernoulli, Categorical, Independent, Multivariat
 from gmlib.nn import MLP
 from gmlib.train import fit
 from gmlib.vae import (
+    IWAE,
     VAE,
     BernoulliLikelihood,
     CategoricalLikelihood,
@@ -120,6 +121,15 @@ def test_iwae_bound_is_the_log_mean():
     torch.testing.assert_close(iwae_bound(log_w), log_w.exp().mean(0).log())
     torch.testing.assert_close(iwae_bound(log_w - 2000), log_w.exp().mean(0).log() - 2000)
     torch.testing.assert_close(iwae_bound(log_w[:1]), log_w[0])
+
+
+def test_the_loss_of_an_iwae_is_minus_the_bound_of_its_draws():
+    model = randomised(IWAE(MLP(5, (6,), 4), MLP(2, (6,), 5), BernoulliLikelihood(), k=3))
+    mu, sigma = model.encode(STATES)
+    z = mu + sigma * torch.randn(3, *mu.shape, generator=generator(), dtype=torch.float64)
+    log_p_x = torch.stack([Bernoulli(probs=model.decode(one)).log_prob(STATES).sum(-1) for one in z])
+    weights = (log_p_x + (Normal(0, 1).log_prob(z) - Normal(mu, sigma).log_prob(z)).sum(-1)).exp()
+    torch.testing.assert_close(model.loss(STATES, rng=generator()), -weights.mean(0).log().mean())
 
 
 def test_conditional_vae_is_one_model_a_class():

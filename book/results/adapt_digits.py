@@ -72,7 +72,7 @@ class Features(MLP):
 def run(method: str, source: str, target: str, seed: int) -> dict[str, Any]:
     """One row: the share of wrong labels on the test images of the target, and of the source."""
     here, there = domain(source), domain(target)
-    origin, start = scoreboard.provenance(), time.perf_counter()
+    about, start = scoreboard.origin(), time.perf_counter()
     rng = torch.Generator().manual_seed(seed)
     x, y, share = here.x, here.y, 1.0
     if method == "weights":  # images are drawn as often as their weight says
@@ -106,7 +106,7 @@ def run(method: str, source: str, target: str, seed: int) -> dict[str, Any]:
         "effective_share": round(share, 4),
         "configuration": {"images": IMAGES, "steps": STEPS, "batch_size": BATCH, "lr": LR},
         "wall_seconds": round(time.perf_counter() - start, 1),
-        **origin,
+        **about,
     }
 
 

@@ -75,7 +75,7 @@ def rows(seed: int) -> list[dict]:
         if generator != "training images":
             row["nearest"] = round(nearest, 3)
         found.append(row)
-    common = {"wall_seconds": round(time.perf_counter() - start, 1), **scoreboard.provenance()}
+    common = {"wall_seconds": round(time.perf_counter() - start, 1), **scoreboard.origin()}
     return [row | common for row in found]
 
 

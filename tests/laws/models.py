@@ -47,6 +47,7 @@ from gmlib.mixture import BernoulliMixture, GaussianMixture
 from gmlib.nn import MLP, TimeMLP, bernoulli, normal
 from gmlib.transfer import Classifier, DomainAdversarial, SemiSupervisedVAE
 from gmlib.vae import (
+    IWAE,
     VAE,
     BernoulliLikelihood,
     CategoricalLikelihood,
@@ -184,6 +185,7 @@ MODELS = {
     "VAE-learned": Case(lambda: VAE(*_vae(GaussianLikelihood(sigma="learned"), 3)), "real", 3),
     "VAE-optimal": Case(lambda: VAE(*_vae(GaussianLikelihood(sigma="optimal"), 3)), "real", 3),
     "VAE-categorical": Case(lambda: VAE(*_vae(CategoricalLikelihood(LEVELS), 3)), "levels", 3),
+    "IWAE": Case(lambda: IWAE(*_vae(BernoulliLikelihood(), 4), k=3), "binary", 4),
     "ConditionalVAE": Case(
         lambda: ConditionalVAE(*_vae(BernoulliLikelihood(), 4, CLASSES), CLASSES), "binary", 4, True
     ),
