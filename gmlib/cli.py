@@ -141,7 +141,7 @@ def _png(x: Tensor, levels: int) -> bytes:
         raise runs.Misuse(f"a .png needs rows that are square images, got {x.shape[1]} columns: take .npz.")
     columns = min(len(x), 8)
     fig, ax = plot.figure(width=columns, height=-(-len(x) // columns))
-    plot.images(ax, x, (side, side), columns, limits=(0, levels - 1))
+    plot.images(ax, x, (side, side), columns, limits=(0.0, levels - 1.0))
     content = io.BytesIO()
     fig.savefig(content, format="png", dpi=100)
     return content.getvalue()

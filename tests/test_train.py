@@ -325,6 +325,22 @@ class TestLog:
         assert rows[: len(kept)] == kept
         assert [row["seconds"] for row in rows] == sorted(row["seconds"] for row in rows)
 
+    def test_is_written_before_the_checkpoint_of_its_step(self, tmp_path, monkeypatch):
+        train(log=tmp_path / "whole", **self.OPTIONS)
+        options = {"checkpoint": tmp_path / "run", "log": tmp_path / "log", **self.OPTIONS}
+
+        def killed_after(self, path, save=TrainState.save):
+            save(self, path)
+            if self.step == 12:  # both a line's and a checkpoint's
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(TrainState, "save", killed_after)
+            with pytest.raises(KeyboardInterrupt):
+                train(**options)
+        train(**options)
+        assert without_seconds(tmp_path / "log") == without_seconds(tmp_path / "whole")
+
     def test_of_a_finished_run_stays(self, tmp_path):
         options = {"checkpoint": tmp_path / "run", "log": tmp_path / "log", **self.OPTIONS}
         train(**options)

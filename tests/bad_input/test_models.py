@@ -7,6 +7,7 @@ from torch import nn
 
 from gmlib.nn import MLP
 from gmlib.vae import (
+    IWAE,
     VAE,
     BernoulliLikelihood,
     CategoricalLikelihood,
@@ -137,3 +138,10 @@ def test_ppca_fitted_to_nothing():
     for x, message in [(GOOD * torch.nan, "finite x"), (GOOD[:0], "N >= 1"), (GOOD[0], "shape")]:
         with pytest.raises(ValueError, match=message):
             ProbabilisticPCA.maximum_likelihood(x, 1)
+
+
+@pytest.mark.parametrize("k", [0, -1])
+def test_an_iwae_without_draws(k):
+    with pytest.raises(ValueError, match=f"IWAE needs k >= 1, got {k}"):
+        IWAE(MLP(3, (), 4), MLP(2, (), 3), BernoulliLikelihood(), k=k)
+    assert IWAE(MLP(3, (), 4), MLP(2, (), 3), BernoulliLikelihood(), k=1).k == 1
