@@ -352,7 +352,7 @@ def _float32(x) -> Float[Tensor, "n 2"]:
 
 def _source_of_table(name: str, rows: tuple[int, int, int], dim: int) -> Source:
     return Source(
-        lambda: binary_table(name), rows, dim, "debd, the tables of the NADE papers", lambda: _of_table(name)
+        lambda: binary_table(name), rows, dim, "debd, tables for binary density estimation", lambda: _of_table(name)
     )
 
 
