@@ -351,9 +351,8 @@ def _float32(x) -> Float[Tensor, "n 2"]:
 
 
 def _source_of_table(name: str, rows: tuple[int, int, int], dim: int) -> Source:
-    return Source(
-        lambda: binary_table(name), rows, dim, "debd, tables for binary density estimation", lambda: _of_table(name)
-    )
+    """A binary table by its name, of the collection for density estimation."""
+    return Source(lambda: binary_table(name), rows, dim, "debd, binary tables", lambda: _of_table(name))
 
 
 SOURCES = {
