@@ -1,10 +1,8 @@
 """The command line: what it does, what it refuses, and that no kill changes a run's outcome."""
 
-import contextlib
 import hashlib
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -14,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from building import ROOT
+from disk import full_disk
 
 from gmlib import cli, data, files, runs, scoreboard
 from gmlib.autoregressive import LogisticAR
@@ -93,17 +92,6 @@ def refused(capsys, code, *arguments):
 
 def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-@contextlib.contextmanager
-def full_disk(room):
-    """No file may grow beyond so many bytes."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 class TestTrain:

@@ -4,7 +4,6 @@ import gzip
 import hashlib
 import os
 import re
-import resource
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from disk import full_disk
 
 from gmlib import data, files
 
@@ -423,15 +423,6 @@ def test_the_real_static_mnist_has_the_published_entropy_of_its_pixels():
 
 
 class TestWriting:
-    """RLIMIT_FSIZE plays the part of a full disk: no file may grow beyond it."""
-
-    @pytest.fixture
-    def full(self):
-        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, limits[1]))
-        yield
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
     def test_puts_the_new_in_the_place_of_the_old(self, tmp_path):
         path = tmp_path / "file"
         for content in (b"one", b"two"):
@@ -442,10 +433,10 @@ class TestWriting:
         assert list(tmp_path.iterdir()) == [path]
 
     @pytest.mark.parametrize("put", [files.write, files.append])
-    def test_on_a_full_disk_leaves_the_old(self, put, tmp_path, full):
+    def test_on_a_full_disk_leaves_the_old(self, put, tmp_path):
         path = tmp_path / "file"
         path.write_bytes(b"x" * 900)
-        with pytest.raises(OSError, match="File too large") as caught:
+        with pytest.raises(OSError, match="File too large") as caught, full_disk(1_000):
             put(path, b"y" * 1_100)
         assert caught.value.filename == str(path)
         assert path.read_bytes() == b"x" * 900
