@@ -1,7 +1,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+INSTALL := pip install --quiet --disable-pip-version-check
+PIP := $(BIN)/$(INSTALL)
+RACES := .venv-bench
+RACING := $(RACES)/.ready
 SHAPES := --jaxtyping-packages=gmlib,beartype.beartype
 REPLAY := --nbval-current-env --nbval-cell-timeout 300
 TRAINED := book/08-variational-autoencoders.ipynb  # replayed again as on an older processor
@@ -9,7 +12,7 @@ PORT ?= 8000
 export PYTHONPATH := $(CURDIR)/book/_ext
 
 .DEFAULT_GOAL := help
-.PHONY: help book notebooks test test-fast smoke replay visit sabotage lint serve clean
+.PHONY: help book notebooks test test-fast smoke replay visit sabotage lint bench serve clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -54,6 +57,17 @@ lint: $(READY)  ## ruff and the direction of imports
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/lint-imports
+
+$(RACING): bench/requirements.lock requirements.lock pyproject.toml
+	@test -x $(RACES)/bin/pip || $(PYTHON) -m venv $(RACES)
+	@echo "Installing the peers into $(RACES) (once)"
+	@$(RACES)/bin/$(INSTALL) "$$(grep '^torch==' requirements.lock)" setuptools
+	@$(RACES)/bin/$(INSTALL) --no-deps -r bench/requirements.lock
+	@$(RACES)/bin/$(INSTALL) --no-deps -e .
+	@touch $@
+
+bench: $(RACING)  ## race against other packages, on one thread; writes book/results/races.json
+	@$(RACES)/bin/python -m bench
 
 serve: book  ## read the book at http://localhost:8000
 	@$(BIN)/python -m http.server --directory _build/html $(PORT)

@@ -5,8 +5,8 @@
 A step of the WAE is the loss (squared error and MMD by the inverse multiquadratic kernel, one bandwidth), its
 gradient and Adam's update. One of the adversarial autoencoder (Gaussian encoder, squared error of sigma 1,
 discriminator 20-400-1) is an update of either player: gmlib's as in `fit_adversarial`, pythae's as in its
-`AdversarialTrainer`, which encodes the batch once for both players, where gmlib does so for each. Adam is as
-either library makes it if not told otherwise, fused in gmlib alone; pythae races with the fused one as well.
+`AdversarialTrainer`; both encode the batch once for the two. Adam is as either library makes it if not told
+otherwise, fused in gmlib alone; pythae races with the fused one as well.
 Layers, losses and data are the same, on one thread; before the race, the losses at the same weights are
 compared. `race` says how the times are. One JSON line each.
 """
@@ -90,8 +90,9 @@ def aae(x):
     told, fooled = ADAM(theirs, lr=1e-3), ADAM(ours, lr=1e-3)
 
     def step():
-        descend(told, model.discriminator_loss(x, rng=rng), theirs)
-        descend(fooled, model.generator_loss(x, rng=rng), ours)
+        fake = model.fake(x, rng=rng)
+        descend(told, model.discriminator_loss(x, fake=fake, rng=rng), theirs)
+        descend(fooled, model.generator_loss(x, fake=fake, rng=rng), ours)
 
     constant = DIM / 2 * torch.tensor(2 * torch.pi).log()  # which pythae leaves out
     return lambda: model.generator_loss(x, rng=rng) + model.discriminator_loss(x, rng=rng) - constant, step

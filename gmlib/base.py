@@ -76,11 +76,12 @@ class Density(Trainable, Sampler):
 
 
 class Adversarial(Sampler):
-    """A sampler that learns from a second network, which tells its samples from data. It has two losses.
+    """A sampler that learns from a second network, which tells what it makes from the real, by two losses.
 
     The submodule `discriminator` lowers one of them by its own parameters; all other parameters are the
     generator's, and lower the other. A loss may have gradients in any parameter: who trains the model
-    takes those of one player alone.
+    takes those of one player alone. Both are losses of what the generator makes for the batch, the `fake`:
+    given, it serves both players, who need it made but once; otherwise each loss makes its own.
     """
 
     discriminator: nn.Module
@@ -92,16 +93,32 @@ class Adversarial(Sampler):
         return discriminator, [parameter for parameter in self.parameters() if parameter not in taken]
 
     @abstractmethod
-    def discriminator_loss(
+    def fake(
         self, x: Float[Tensor, "N D"], condition: Tensor | None = None, *, rng: torch.Generator | None = None
+    ) -> Float[Tensor, "N F"]:
+        """What the generator makes for the rows of x, and the discriminator is to tell; with its gradient."""
+
+    @abstractmethod
+    def discriminator_loss(
+        self,
+        x: Float[Tensor, "N D"],
+        condition: Tensor | None = None,
+        fake: Float[Tensor, "N F"] | None = None,
+        *,
+        rng: torch.Generator | None = None,
     ) -> Float[Tensor, ""]:
-        """Mean loss per row of x, lowered in the discriminator's parameters."""
+        """Mean loss per row of x, lowered in the discriminator's parameters; the fake is held."""
 
     @abstractmethod
     def generator_loss(
-        self, x: Float[Tensor, "N D"], condition: Tensor | None = None, *, rng: torch.Generator | None = None
+        self,
+        x: Float[Tensor, "N D"],
+        condition: Tensor | None = None,
+        fake: Float[Tensor, "N F"] | None = None,
+        *,
+        rng: torch.Generator | None = None,
     ) -> Float[Tensor, ""]:
-        """Mean loss per row of x, lowered in the generator's parameters."""
+        """Mean loss per row of x, lowered in the generator's parameters; the fake carries their gradient."""
 
 
 class Ensemble(Density):
@@ -187,6 +204,13 @@ def require_classes(y: Tensor | None, n: int, classes: int | None, name: str, le
     if y.min() < least or (classes is not None and y.max() >= classes):
         most = "" if classes is None else f" to {classes - 1}"
         raise ValueError(f"{name} needs labels from {least}{most}, got {y.min()} to {y.max()}.")
+
+
+def require_fake(fake: Tensor, shape: Sequence[int], name: str) -> None:
+    """Raises ValueError unless fake has the shape of what the generator of `name` makes for a batch."""
+    if not isinstance(fake, Tensor) or fake.shape != shape:
+        got = f"one of {tuple(fake.shape)}" if isinstance(fake, Tensor) else type(fake).__name__
+        raise ValueError(f"{name} needs a fake of shape {tuple(shape)}, got {got}.")
 
 
 def require_networks(networks: Sequence[nn.Module], name: str) -> None:

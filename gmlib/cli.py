@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gmlib import data, files, runs, scoreboard
-from gmlib.scoreboard import MODELS
+from gmlib import data, files, processes, runs, scoreboard
+from gmlib.zoo import MODELS, Recipe
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,6 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     torch.set_num_threads(options.threads)
     try:
+        if options.command is not train and processes.number() > 1:
+            raise runs.Misuse(f"train alone shares its work among processes, got {processes.number()}.")
         return options.command(options) or 0
     except runs.Misuse as error:
         return _complain(error, 2)
@@ -33,22 +35,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(f"{error.filename}: {error.strerror}" if named else error, 1)
     except KeyboardInterrupt:
         return _complain("interrupted", 130)
+    except RuntimeError as error:
+        if processes.number() == 1:
+            raise
+        return _complain(f"a process has failed: {error}", 1)
+    finally:
+        processes.part()
 
 
 def _complain(error: object, code: int) -> int:
-    print(f"gmlib: error: {' '.join(str(error).split())}", file=sys.stderr)
+    if processes.claim():
+        print(f"gmlib: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
     return code
 
 
 def train(options: argparse.Namespace) -> None:
     """Trains one model: the first member, if it has several, with one weight decay."""
+    config, done = processes.by_first(lambda: _asked(options))
+    if done:
+        return
+    if rows := runs.train(options.out, config):
+        print(_verdict(rows))
+
+
+def _asked(options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
+    """What the run is, and whether it has finished."""
     ask = runs.resume if options.resume else runs.plan
     config = ask(options.out, options.model, options.data, options.seed, options.set)
     if rows := runs.finished(options.out):
-        return print(f"{options.out} has finished: {_verdict(rows)}")
+        print(f"{options.out} has finished: {_verdict(rows)}")
+        return config, True
     for change in runs.changes(config) if options.resume else ():
         print(f"gmlib: note: {change}", file=sys.stderr)
-    return print(_verdict(runs.train(options.out, config)))
+    return config, False
 
 
 def evaluate(options: argparse.Namespace) -> None:
@@ -71,11 +90,10 @@ def table(options: argparse.Namespace) -> None:
     """Trains models on data, each by its whole recipe; prints each row, and stores it."""
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
-    given = {name: getattr(options, name) for name in ("updates", "lr", "weight_decays", "validate_every")}
+    given = {name: value for name, value in vars(options).items() if name in Recipe._fields}
     given = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items() if v is not None}
     for name in options.data:
-        levels = scoreboard.find(name).levels
-        for model in options.models or [model for model in MODELS if MODELS[model].levels == levels]:
+        for model in options.models or scoreboard.fitting(name):
             for seed in options.seeds:
                 for row in scoreboard.run(model, name, seed, MODELS[model].recipe._replace(**given)):
                     print(json.dumps(row), flush=True)
@@ -151,7 +169,8 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line."""
 
     def error(self, message):
-        self.exit(2, f"gmlib: error: {message} (see {self.prog} --help)\n")
+        said = f"gmlib: error: {message} (see {self.prog} --help)\n"
+        self.exit(2, said if processes.is_first() else None)
 
 
 def _count(text: str) -> int:
@@ -210,5 +229,7 @@ def _parser() -> argparse.ArgumentParser:
     board.add_argument("--lr", type=float, help="instead of the model's own")
     board.add_argument("--weight-decays", nargs="+", type=float, help="instead of the model's own")
     board.add_argument("--validate-every", type=int, help="instead of the model's own")
+    board.add_argument("--batch-size", type=int, help="instead of the model's own")
+    board.add_argument("--precision", type=int, choices=(16, 32), help="instead of the model's own")
     board.add_argument("--out", type=Path, help="a JSON file to keep the rows in")
     return parser

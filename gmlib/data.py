@@ -66,7 +66,8 @@ class Source(NamedTuple):
     """A data set with a name, and what is known of it before it is loaded.
 
     Its rows are whole numbers from 0 to levels - 1, but for training rows with a `transform`, which makes
-    them so, anew at each step. `contents` are those of its files, if it needs any.
+    them so, anew at each step. `contents` are those of its files, if it needs any. `images` says that rows
+    are square images.
     """
 
     load: Callable[[], Dataset]
@@ -76,6 +77,7 @@ class Source(NamedTuple):
     contents: Callable[[], list[files.Content]] = list
     levels: int = 2
     transform: Callable[[Tensor, torch.Generator], Tensor] | None = None
+    images: bool = False
 
 
 def digits(*, binary: bool = False) -> Dataset:
@@ -357,15 +359,22 @@ def _source_of_table(name: str, rows: tuple[int, int, int], dim: int) -> Source:
 
 SOURCES = {
     "digits": Source(
-        lambda: digits(binary=True), (1_000, 350, 447), 64, "UCI, by scikit-learn: 8 x 8, made binary"
+        lambda: digits(binary=True),
+        (1_000, 350, 447),
+        64,
+        "UCI, by scikit-learn: 8 x 8, made binary",
+        images=True,
     ),
-    "digits-grey": Source(digits, (1_000, 350, 447), 64, "UCI, by scikit-learn: 8 x 8", levels=17),
+    "digits-grey": Source(
+        digits, (1_000, 350, 447), 64, "UCI, by scikit-learn: 8 x 8", levels=17, images=True
+    ),
     "mnist": Source(
         lambda: mnist(binary="static"),
         (50_000, 10_000, 10_000),
         784,
         "MNIST, made binary once (Larochelle and Murray, 2011)",
         lambda: [content for part in ("train", "valid", "test") for content in _of_static(part)],
+        images=True,
     ),
     "mnist-dynamic": Source(
         lambda: mnist(binary="dynamic"),
@@ -374,6 +383,7 @@ SOURCES = {
         "MNIST, made binary anew at each step",
         lambda: [content for part in ("train", "t10k") for content in _of_grey(part)],
         transform=binarize,
+        images=True,
     ),
     "mushrooms": _source_of_table("mushrooms", (2_000, 500, 5_624), 112),
     "plants": _source_of_table("plants", (17_412, 2_321, 3_482), 69),

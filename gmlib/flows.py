@@ -609,7 +609,7 @@ class Dequantized(Trainable, Sampler):
     cell it lies in; P has mass on all whole numbers, so a draw may lie outside 0, ..., m - 1.
 
     Args:
-        flow: the density p of points that lie in [-1, 1)^D for data.
+        flow: the density p of points that lie in [-1, 1)^D for data; it states its `dim`.
         levels: the number m of levels.
         noise: a model of q(u | x) such as `LogisticNormalNoise`; by default u is uniform and q is 1.
 
@@ -620,7 +620,7 @@ class Dequantized(Trainable, Sampler):
     Ho, Chen, Srinivas, Duan and Abbeel (2019), Flow++, section 3.1.
     """
 
-    def __init__(self, flow: Flow, levels: int, noise: nn.Module | None = None):
+    def __init__(self, flow: Density, levels: int, noise: nn.Module | None = None):
         super().__init__()
         if levels < 2:
             raise ValueError(f"Dequantized needs levels >= 2, got {levels}.")

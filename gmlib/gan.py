@@ -11,6 +11,7 @@ from gmlib.base import (
     Adversarial,
     require_classes,
     require_count,
+    require_fake,
     require_networks,
     require_no_condition,
     require_points,
@@ -47,10 +48,20 @@ class _Game(Adversarial):
         like = next(self.parameters()).new_empty(n, 0)
         return self._generate(self._one_hot(like, condition), rng)
 
-    def _given(self, x: Tensor, condition: Tensor | None) -> Float[Tensor, "N K"]:
-        """The condition as one-hot rows, once it and x are found to be valid."""
+    def fake(self, x, condition=None, *, rng=None):
         require_points(x, self.dim, type(self).__name__)
-        return self._one_hot(x, condition)
+        return self._generate(self._one_hot(x, condition), rng)
+
+    def _given(
+        self, x: Tensor, condition: Tensor | None, fake: Tensor | None, rng: torch.Generator | None
+    ) -> tuple[Float[Tensor, "N K"], Float[Tensor, "N D"]]:
+        """The condition as one-hot rows, and the fake or a new one, once all are found to be valid."""
+        require_points(x, self.dim, type(self).__name__)
+        y = self._one_hot(x, condition)
+        if fake is None:
+            return y, self._generate(y, rng)
+        require_fake(fake, x.shape, type(self).__name__)
+        return y, fake
 
     def _one_hot(self, like: Float[Tensor, "N _"], condition: Tensor | None) -> Float[Tensor, "N K"]:
         """The condition as one-hot rows, K = 0 columns wide if the game has no classes."""
@@ -86,9 +97,10 @@ class GAN(_Game):
             + \frac{\gamma}{2N} \sum_{n=1}^N |\nabla_x d_\phi(x_n)|^2, \quad
         \text{generator loss} = -\frac1N \sum_{n=1}^N \log \sigma(d_\phi(G_\theta(z_n)))
 
-    with z_n ~ N(0, I_M), drawn anew for each loss. Saturating, the generator's loss is the mean of
-    log sigma(-d(G(z))), whose gradient vanishes where the discriminator is sure of the samples. Losses are
-    in nats, and the discriminator's, without its penalty, is 2 log 2 where it knows nothing.
+    with z_n ~ N(0, I_M); G(z_n) is the `fake`, held in the discriminator's loss. Saturating, the generator's
+    loss is the mean of log sigma(-d(G(z))), whose gradient vanishes where the discriminator is sure of the
+    samples. Losses are in nats, and the discriminator's, without its penalty, is 2 log 2 where it knows
+    nothing.
 
     Given classes, it is a conditional GAN: the condition, a class for each row, is joined one-hot to the
     inputs of both networks, and a sample is told from data of its own class.
@@ -110,6 +122,7 @@ class GAN(_Game):
     Source: Goodfellow et al. (2014), Generative Adversarial Nets, algorithm 1 and section 3 for the loss
     that does not saturate; Mirza and Osindero (2014), Conditional Generative Adversarial Nets, section 3.2;
     Mescheder, Geiger and Nowozin (2018), Which Training Methods for GANs do actually Converge?, equation 9.
+    Departs from algorithm 1: `fit_adversarial` draws z_n once, for both players of a step.
     """
 
     def __init__(
@@ -124,18 +137,16 @@ class GAN(_Game):
         super().__init__(generator, discriminator, classes, penalty)
         self.saturating = saturating
 
-    def discriminator_loss(self, x, condition=None, *, rng=None):
-        y = self._given(x, condition)
-        with torch.no_grad():
-            fake = self._generate(y, rng)
-        loss = F.softplus(-self._tell(x, y)).mean() + F.softplus(self._tell(fake, y)).mean()
+    def discriminator_loss(self, x, condition=None, fake=None, *, rng=None):
+        y, fake = self._given(x, condition, fake, rng)
+        loss = F.softplus(-self._tell(x, y)).mean() + F.softplus(self._tell(fake.detach(), y)).mean()
         if self.penalty == 0:
             return loss
         return loss + self.penalty / 2 * self._slope(x, y).square().sum(-1).mean()
 
-    def generator_loss(self, x, condition=None, *, rng=None):
-        y = self._given(x, condition)
-        d = self._tell(self._generate(y, rng), y)
+    def generator_loss(self, x, condition=None, fake=None, *, rng=None):
+        y, fake = self._given(x, condition, fake, rng)
+        d = self._tell(fake, y)
         return -F.softplus(d).mean() if self.saturating else F.softplus(-d).mean()
 
 
@@ -147,10 +158,11 @@ class WGAN(_Game):
         \tilde x_n = u_n x_n + (1 - u_n) G_\theta(z_n), \quad
         \text{generator loss} = -\frac1N \sum_{n=1}^N f_\phi(G_\theta(z_n))
 
-    with z_n ~ N(0, I_M) and u_n uniform on [0, 1). Of all f with slopes of at most 1, the best makes the
-    negative discriminator loss, without its penalty, the distance W_1 of samples from data: it is in the
-    unit of x. The critic is named `discriminator`, as in every game of two players. On the line the penalty
-    can hold a critic of the wrong sign, for on the way from slope -1 to 1 it costs lambda at 0.
+    with z_n and the `fake` as for `GAN`, and u_n uniform on [0, 1). Of all f with slopes of at most 1, the
+    best makes the negative discriminator loss, without its penalty, the distance W_1 of samples from data:
+    it is in the unit of x. The critic is named `discriminator`, as in every game of two players. On the
+    line the penalty can hold a critic of the wrong sign, for on the way from slope -1 to 1 it costs lambda
+    at 0.
 
     Args:
         generator, discriminator, classes: as for `GAN`; the discriminator's output is f.
@@ -160,7 +172,8 @@ class WGAN(_Game):
         ValueError: as `GAN`.
 
     Source: Gulrajani et al. (2017), Improved Training of Wasserstein GANs, algorithm 1; Arjovsky, Chintala
-    and Bottou (2017), Wasserstein Generative Adversarial Networks, section 3, for the game.
+    and Bottou (2017), Wasserstein Generative Adversarial Networks, section 3, for the game. Departs from
+    them as `GAN` does from its algorithm.
     """
 
     def __init__(
@@ -173,10 +186,9 @@ class WGAN(_Game):
     ):
         super().__init__(generator, discriminator, classes, penalty)
 
-    def discriminator_loss(self, x, condition=None, *, rng=None):
-        y = self._given(x, condition)
-        with torch.no_grad():
-            fake = self._generate(y, rng)
+    def discriminator_loss(self, x, condition=None, fake=None, *, rng=None):
+        y, fake = self._given(x, condition, fake, rng)
+        fake = fake.detach()
         loss = self._tell(fake, y).mean() - self._tell(x, y).mean()
         if self.penalty == 0:
             return loss
@@ -184,6 +196,6 @@ class WGAN(_Game):
         steepness = torch.linalg.vector_norm(self._slope(u * x + (1 - u) * fake, y), dim=-1)
         return loss + self.penalty * (steepness - 1).square().mean()
 
-    def generator_loss(self, x, condition=None, *, rng=None):
-        y = self._given(x, condition)
-        return -self._tell(self._generate(y, rng), y).mean()
+    def generator_loss(self, x, condition=None, fake=None, *, rng=None):
+        y, fake = self._given(x, condition, fake, rng)
+        return -self._tell(fake, y).mean()

@@ -13,6 +13,7 @@ from gmlib.base import (
     Sampler,
     Trainable,
     require_count,
+    require_fake,
     require_networks,
     require_no_condition,
     require_points,
@@ -55,11 +56,9 @@ class _Autoencoder(Sampler):
         require_no_condition(condition, type(self).__name__)
         return self.decoder(normal((n, self.latent), rng, like=next(self.decoder.parameters())))
 
-    def _code(self, x, condition, rng):
-        """Codes, and the mean squared distance of x from what is decoded from them."""
-        require_no_condition(condition, type(self).__name__)
-        z = self.encode(x, rng=rng)
-        return z, F.mse_loss(self.decoder(z), x, reduction="sum") / len(x)
+    def _error(self, x: Float[Tensor, "N D"], z: Float[Tensor, "N M"]) -> Float[Tensor, ""]:
+        """The mean squared distance of x from what is decoded from its codes."""
+        return F.mse_loss(self.decoder(z), x, reduction="sum") / len(x)
 
 
 class WAE(_Autoencoder, Trainable):
@@ -103,10 +102,12 @@ class WAE(_Autoencoder, Trainable):
         self.kernel = kernel
 
     def loss(self, x, condition=None, *, rng=None):
-        z, error = self._code(x, condition, rng)
+        require_no_condition(condition, type(self).__name__)
+        z = self.encode(x, rng=rng)
         if not z.isfinite().all():
             return z.sum()  # which is not finite either: to be caught where the step is known
-        return error + self.weight * mmd(z, normal(z.shape, rng, like=z), self.bandwidth, self.kernel)
+        discrepancy = mmd(z, normal(z.shape, rng, like=z), self.bandwidth, self.kernel)
+        return self._error(x, z) + self.weight * discrepancy
 
 
 class WAEGAN(_Autoencoder, Adversarial):
@@ -117,9 +118,9 @@ class WAEGAN(_Autoencoder, Adversarial):
         \text{discriminator loss} = -\frac1N \sum_{n=1}^N \left(
             \log \sigma(d_\phi(z'_n)) + \log \sigma(-d_\phi(z_n)) \right)
 
-    where z_n is a code of x_n and z'_n a draw of the prior N(0, I_M). The generator is the encoder with
-    the decoder; its loss, in the squared unit of x, does not saturate where the discriminator is sure.
-    The discriminator's loss is in nats, 2 log 2 where it knows nothing, and each loss draws its own codes.
+    where z_n is a code of x_n, the `fake`, and z'_n a draw of the prior N(0, I_M). The generator is the
+    encoder with the decoder; its loss, in the squared unit of x, does not saturate where the discriminator
+    is sure. The discriminator's loss is in nats, and 2 log 2 where it knows nothing.
 
     Args:
         encoder, decoder: as for `WAE`.
@@ -143,16 +144,29 @@ class WAEGAN(_Autoencoder, Adversarial):
             )
         self.discriminator, self.weight = discriminator, _weight(self, weight)
 
-    def discriminator_loss(self, x, condition=None, *, rng=None):
+    def fake(self, x, condition=None, *, rng=None):
         require_no_condition(condition, type(self).__name__)
-        with torch.no_grad():
-            z = self.encode(x, rng=rng)
+        return self.encode(x, rng=rng)
+
+    def discriminator_loss(self, x, condition=None, fake=None, *, rng=None):
+        z = self._given(x, condition, fake, rng).detach()
         prior = normal(z.shape, rng, like=z)
         return F.softplus(-self.discriminator(prior)).mean() + F.softplus(self.discriminator(z)).mean()
 
-    def generator_loss(self, x, condition=None, *, rng=None):
-        z, error = self._code(x, condition, rng)
-        return error + self.weight * F.softplus(-self.discriminator(z)).mean()
+    def generator_loss(self, x, condition=None, fake=None, *, rng=None):
+        z = self._given(x, condition, fake, rng)
+        return self._error(x, z) + self.weight * F.softplus(-self.discriminator(z)).mean()
+
+    def _given(
+        self, x: Tensor, condition: Tensor | None, fake: Tensor | None, rng: torch.Generator | None
+    ) -> Float[Tensor, "N M"]:
+        """The fake, or a new one, once all are found to be valid."""
+        if fake is None:
+            return self.fake(x, condition, rng=rng)
+        require_no_condition(condition, type(self).__name__)
+        require_points(x, self.dim, type(self).__name__)
+        require_fake(fake, (len(x), self.latent), type(self).__name__)
+        return fake
 
 
 class AAE(WAEGAN):
@@ -182,9 +196,9 @@ class AAE(WAEGAN):
             raise ValueError(f"AAE needs a finite sigma > 0, got {sigma}.")
         super().__init__(encoder, decoder, discriminator, weight=2 * sigma**2)
 
-    def generator_loss(self, x, condition=None, *, rng=None):
+    def generator_loss(self, x, condition=None, fake=None, *, rng=None):
         normaliser = self.dim / 2 * math.log(math.pi * self.weight)
-        return super().generator_loss(x, condition, rng=rng) / self.weight + normaliser
+        return super().generator_loss(x, condition, fake, rng=rng) / self.weight + normaliser
 
 
 def _weight(model: nn.Module, weight: float | int) -> float | int:

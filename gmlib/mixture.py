@@ -300,7 +300,7 @@ def em_step(model: _Mixture, x: Float[Tensor, "N D"], floor: float = 1e-6) -> fl
     """
     log_joint = model.log_joint(x)
     r = _posterior(log_joint)
-    log_p = log_joint.logsumexp(-1)
+    log_p = log_joint.T.amax(0) - r.T.amax(0).log()  # as r = p(x, z) / p(x), at the largest: no second exp
     if not log_p.isfinite().all():
         raise ValueError("em_step needs a positive density for every row of x: start from other means.")
     model.maximize(x, r, floor)

@@ -5,9 +5,10 @@ Figures are SVG for a page that may be light or dark. All text and lines of the 
 the second transparent. The colours of data stand out on white and on near-black alike.
 """
 
+import html
 import io
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 import matplotlib.pyplot as plt
@@ -248,6 +249,41 @@ def steps(draw: Callable[[T], Figure], values: Iterable[T], name: str) -> Steps:
     if not figures:
         raise ValueError("steps needs one value or more, got none.")
     return Steps(figures, labels)
+
+
+class Table:
+    """A table that a page shows, and of which text says no more than its size. See `table`."""
+
+    def __init__(self, headings: list[str], rows: list[list[str]]):
+        self.headings, self.rows = headings, rows
+
+    def __repr__(self):
+        return f"<Table: {len(self.rows)} rows, {len(self.headings)} columns>"
+
+    def _repr_html_(self) -> str:
+        def line(cells: list[str], tag: str) -> str:
+            sides = ["left", *["right"] * (len(cells) - 1)]
+            return "".join(
+                f'<{tag} style="text-align: {side}">{html.escape(cell)}</{tag}>'
+                for side, cell in zip(sides, cells, strict=True)
+            )
+
+        body = "".join(f"<tr>{line(row, 'td')}</tr>" for row in self.rows)
+        head = f"<thead><tr>{line(self.headings, 'th')}</tr></thead>"
+        return f'<div style="overflow-x: auto"><table>{head}<tbody>{body}</tbody></table></div>'
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
+    """Rows below their headings, the first column to the left and all others to the right.
+
+    Raises:
+        ValueError: if a row is not as long as the headings.
+    """
+    lines = [[str(cell) for cell in row] for row in rows]
+    for row in lines:
+        if len(row) != len(headings):
+            raise ValueError(f"table needs {len(headings)} cells in each row, got {row}.")
+    return Table(list(headings), lines)
 
 
 def _array(x) -> np.ndarray:

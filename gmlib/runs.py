@@ -9,15 +9,15 @@ import json
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from gmlib import data, files, scoreboard
-from gmlib.scoreboard import MODELS, Entry
+from gmlib import data, files, processes, scoreboard
 from gmlib.train import load_tensors, save_tensors
+from gmlib.zoo import MODELS, OF_STEPS, Entry
 
 CONFIG, LOG, CHECKPOINT = "config.json", "log.jsonl", "checkpoint.safetensors"
 WEIGHTS, RESULT = "weights.safetensors", "result.json"
@@ -33,7 +33,7 @@ def settings_of(entry: Entry) -> dict[str, int | float]:
     recipe = entry.recipe._asdict()
     decay = recipe.pop("weight_decays")[0]
     if entry.step is not None:
-        return {name: recipe[name] for name in scoreboard.OF_STEPS} | {"checkpoint_every": 5}
+        return {name: recipe[name] for name in OF_STEPS} | {"checkpoint_every": 5}
     return {**recipe, "weight_decay": decay, "checkpoint_every": 500}
 
 
@@ -57,6 +57,8 @@ def parse(pairs: Sequence[str], defaults: dict[str, int | float]) -> dict[str, i
             what = "a whole number" if kind is int else "a number"
             least = ", 0 or more" if key in MAY_BE_0 else " above 0"
             raise Misuse(f"--set {key} needs {what}{least}, such as {defaults[key]}, got {text!r}.")
+        if key == "precision" and value not in (16, 32):
+            raise Misuse(f"--set precision needs 16 or 32, got {text!r}.")
         found[key] = value
     return found
 
@@ -124,24 +126,26 @@ def finished(folder: Path) -> list[dict[str, Any]]:
 def train(folder: Path, config: dict[str, Any]) -> list[dict[str, Any]]:
     """Begins a run that is planned, or goes on with one, to its end, and gives its rows.
 
+    Several processes share each batch; the first writes all files and gives the rows, the others give none.
+
     Raises:
-        Misuse: if another process is at it.
+        Misuse: if another run is at it, or several processes are to take steps that only one can.
         ValueError: if the checkpoint is damaged or of another run, or the data are others.
         FloatingPointError: if a loss is not finite.
     """
     entry, source = scoreboard.pair(config["model"], config["data"])
+    n = processes.number()
+    if entry.step is not None and n > 1:
+        raise Misuse(f"{config['model']} is trained by all rows at once, in one process, not in {n}.")
+    processes.by_first(lambda: source.load() and None)  # so that one alone downloads
     dataset = source.load()
-    if "data_sha256" in config:
-        _require_data(config, dataset)
-    else:
-        folder.mkdir(parents=True, exist_ok=True)
-        _write_json(
-            folder / CONFIG, {**config, "data_sha256": scoreboard.digest(dataset), **scoreboard.origin()}
-        )
+    if "data_sha256" not in config:
+        config = processes.by_first(lambda: _begin(folder, config, dataset))
+    _require_data(config, dataset)
     settings = dict(config["settings"])
     every, decay = settings.pop("checkpoint_every"), settings.pop("weight_decay", 0.0)
     recipe = entry.recipe._replace(**settings, weight_decays=(decay,))
-    with _locked(folder):
+    with _locked(folder) if processes.is_first() else nullcontext():
         member = scoreboard.train_member(
             entry,
             source,
@@ -154,6 +158,8 @@ def train(folder: Path, config: dict[str, Any]) -> list[dict[str, Any]]:
             checkpoint_every=every,
             log=folder / LOG,
         )
+        if not processes.is_first():
+            return []
         save_tensors(folder / WEIGHTS, member.model.state_dict(), {"model": config["model"]})
         seconds = json.loads((folder / LOG).read_text().splitlines()[-1])["seconds"]
         start = time.perf_counter() - seconds
@@ -164,6 +170,14 @@ def train(folder: Path, config: dict[str, Any]) -> list[dict[str, Any]]:
         rows = [{**row, **common} for row in scores]
         _write_json(folder / RESULT, rows)
     return rows
+
+
+def _begin(folder: Path, config: dict[str, Any], dataset: data.Dataset) -> dict[str, Any]:
+    """Writes what a run is, with the data that it has: the first of its files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    begun = {**config, "data_sha256": scoreboard.digest(dataset), **scoreboard.origin()}
+    _write_json(folder / CONFIG, begun)
+    return begun
 
 
 def evaluate(folder: Path) -> list[dict[str, Any]]:

@@ -5,7 +5,6 @@ import json
 import math
 import sys
 import time
-import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 from gmlib import files
 from gmlib.base import Adversarial, Trainable, require_points
+from gmlib.processes import accelerator, number
 
 ADAM = partial(torch.optim.Adam, fused=True)  # the same steps to rounding, in half the time
 
@@ -42,6 +42,7 @@ def fit(
     patience: int | None = None,
     optimizer: Callable[..., torch.optim.Optimizer] = ADAM,
     schedule: Callable[[float], float] | None = None,
+    precision: int = 32,
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 1_000,
     log: str | Path | None = None,
@@ -65,6 +66,8 @@ def fit(
         optimizer: makes an optimizer from (parameters, lr=...), as `ADAM` does, torch's Adam in one pass
             over each parameter; `functools.partial` adds options.
         schedule: maps the fraction of the training that is done, in [0, 1), to a factor of lr.
+        precision: 16 to multiply matrices in bfloat16, by torch's autocast, wherever a gradient is found;
+            32 to leave all numbers as they are. Parameters and validation stay as they are in both.
         checkpoint: a file, written every `checkpoint_every` steps and at the end, from which the same
             call resumes if it exists. On a CPU the outcome is that of an uninterrupted run, to the bit.
         log: a file of JSON lines, one every `validate_every` steps and one at the end: the step, the mean
@@ -83,6 +86,8 @@ def fit(
     players, counts = {"model": model.parameters()}, {**numbers, "checkpoint_every": checkpoint_every}
     counts |= {} if patience is None else {"patience": patience}
     _require_arguments("fit", model, players, {"lr": lr}, counts)
+    if precision not in (16, 32):
+        raise ValueError(f"fit needs precision 16 or 32, got {precision!r}.")
     data, held_out = _Rows(x, condition), _Rows(validation, validation_condition)
     data.require(None, "fit")
     if validation is not None:
@@ -97,12 +102,14 @@ def fit(
         optimizers = {"optimizer": optimizer(_free(model.parameters()), lr=lr)}
         state = TrainState(model, optimizers, rng, processes.seed(rng))
         numbers |= {"steps": steps if schedule else "any", "patience": patience, "processes": processes.n}
+        numbers |= {"precision": precision}
         state.resume("fit", checkpoint, steps, (*data, *held_out), numbers)
-        jobs = [(validate_every, partial(_validate, state, held_out, transform))]
+        processes.require_one_place(state.step, checkpoint)
+        jobs = [(validate_every, partial(_validate, state, held_out, transform, processes.of_first))]
         if processes.first:
             jobs += _records(state, log, validate_every, checkpoint, checkpoint_every)
         rates = [lr * schedule(step / steps) for step in range(steps)] if schedule else [lr] * steps
-        losses = _gradient_steps(state, data, batch_size, rates, patience, transform, processes)
+        losses = _gradient_steps(state, data, batch_size, rates, patience, transform, precision, processes)
         _take(losses, state, steps, each, jobs, watched=processes.first and _is_watched())
         if state.best:
             model.load_state_dict(state.best)
@@ -132,8 +139,11 @@ def fit_by(
         steps, rng, validation, validate_every, patience, checkpoint, checkpoint_every, log: as for `fit`.
 
     Raises:
-        ValueError, FloatingPointError: as `fit`.
+        ValueError: as `fit`, and in several processes.
+        FloatingPointError: as `fit`.
     """
+    if number() > 1:
+        raise ValueError(f"fit_by needs one process, got {number()}.")
     numbers = {"steps": steps, "validate_every": validate_every}
     counts = {**numbers, "checkpoint_every": checkpoint_every}
     counts |= {} if patience is None else {"patience": patience}
@@ -145,7 +155,7 @@ def fit_by(
         state = TrainState(model, {}, rng, rng.initial_seed())
         numbers |= {"steps": "any", "patience": patience}
         state.resume("fit_by", checkpoint, steps, (*data, *held_out), numbers)
-        jobs = [(validate_every, partial(_validate, state, held_out, None))]
+        jobs = [(validate_every, partial(_validate, state, held_out, None, float))]
         jobs += _records(state, log, validate_every, checkpoint, checkpoint_every)
         _take(_own_steps(state, step, x, steps, patience), state, steps, None, jobs, watched=_is_watched())
         model.load_state_dict(state.best)
@@ -172,9 +182,10 @@ def fit_adversarial(
 ) -> list[tuple[float, float]]:
     """Lowers a model's two losses in turn, and returns them for each step, the discriminator's first.
 
-    A step is `discriminator_steps` updates of the discriminator, each on a new batch, then one of the
-    generator on the last of these batches. Either has its own optimizer and moves its own parameters
-    alone. The losses are those before the generator's update and before the discriminator's last one.
+    A step is `discriminator_steps` updates of the discriminator, each on a new batch and what the generator
+    makes for it, then one of the generator on the last of these. Either has its own optimizer and moves its
+    own parameters alone. The losses are those before the generator's update and before the discriminator's
+    last one.
 
     Nothing is validated: no loss here falls as the model gets better, for each depends on the opponent.
     Batches, modes and device are as in `fit`.
@@ -377,11 +388,11 @@ def _records(state: TrainState, log, log_every: int, checkpoint, checkpoint_ever
     return jobs if checkpoint is None else [*jobs, (checkpoint_every, partial(state.save, checkpoint))]
 
 
-def _validate(state: TrainState, held_out: "_Rows", transform) -> None:
-    """Compares the validation loss, if there are data for one, with the best."""
+def _validate(state: TrainState, held_out: "_Rows", transform, agree: Callable[[float], float]) -> None:
+    """Compares the validation loss, if there are data for one, with the best, as all processes find it."""
     if held_out.x is not None:
         with _evaluating(state.model):
-            state.compare(_validation_loss(state.model, held_out, transform, state.rng))
+            state.compare(agree(_validation_loss(state.model, held_out, transform, state.rng)))
 
 
 class _Rows(NamedTuple):
@@ -398,23 +409,19 @@ class _Rows(NamedTuple):
     def to(self, device: torch.device) -> "_Rows":
         return _Rows(*(None if tensor is None else tensor.to(device) for tensor in self))
 
-    def loss(self, loss: Callable[..., Tensor], rows, transform, rng: torch.Generator) -> Tensor:
+    def batch(self, rows: Tensor, transform, rng: torch.Generator) -> tuple[Tensor, Tensor | None]:
         x = self.x[rows] if transform is None else transform(self.x[rows], rng)
-        return loss(x, None if self.condition is None else self.condition[rows], rng=rng)
+        return x, None if self.condition is None else self.condition[rows]
+
+    def loss(self, loss: Callable[..., Tensor], rows, transform, rng: torch.Generator) -> Tensor:
+        return loss(*self.batch(rows, transform, rng), rng=rng)
 
 
 class _Processes:
     """The processes that train one model together, found by accelerate; mostly it is only one."""
 
     def __init__(self, caller: str, device: str | torch.device | None):
-        from tqdm import TqdmWarning
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", TqdmWarning)  # accelerate imports bars that want ipywidgets
-            from accelerate import Accelerator
-
-        # Without cpu=True accelerate lets several processes on a CPU train apart, and does not say so.
-        self.accelerator = Accelerator(mixed_precision="no", cpu=not torch.accelerator.is_available())
+        self.accelerator = accelerator()
         self.n, self.index = self.accelerator.num_processes, self.accelerator.process_index
         self.first = self.index == 0
         if device is None:
@@ -430,6 +437,22 @@ class _Processes:
 
         seed = torch.randint(2**62, (1,), generator=rng, device=rng.device)
         return int(broadcast(seed.to(self.device)))
+
+    def require_one_place(self, step: int, checkpoint: str | Path | None) -> None:
+        """Refuses to go on unless all have resumed from the same checkpoint, or none has."""
+        from accelerate.utils import gather
+
+        places = gather(torch.tensor([step], device=self.device)).tolist()
+        if len(set(places)) > 1:
+            raise ValueError(f"fit needs all processes to see {checkpoint}, got them at steps {places}.")
+
+    def of_first(self, value: float) -> float:
+        """The first process's value, in all: what they decide by may not differ in the last bit."""
+        from accelerate.utils import broadcast
+
+        if self.n == 1:
+            return value
+        return broadcast(torch.tensor(value, dtype=torch.float64, device=self.device)).item()
 
     def noise(self, state: "TrainState") -> torch.Generator:
         """One generator for each process, or all would draw the same noise; the first has the caller's."""
@@ -480,6 +503,7 @@ def _gradient_steps(
     rates: list[float],
     patience: int | None,
     transform,
+    precision: int,
     processes: _Processes,
 ) -> Iterator[float]:
     """Takes one step after the other, up to the last rate or the end of patience; yields the loss before."""
@@ -491,7 +515,8 @@ def _gradient_steps(
             return
         for group in state.optimizers["optimizer"].param_groups:
             group["lr"] = rate
-        loss, value = processes.loss(model, data, rows, transform, noise)
+        with torch.autocast(processes.device.type, torch.bfloat16, enabled=precision == 16):
+            loss, value = processes.loss(model, data, rows, transform, noise)
         _descend(state, "optimizer", "loss", loss, value)
         state.step += 1
         state.losses.append(value)
@@ -512,20 +537,26 @@ def _own_steps(state: TrainState, step, x: Tensor, steps: int, patience: int | N
 def _turns(
     state: TrainState, data: _Rows, batch_size: int, steps: int, discriminator_steps: int, transform
 ) -> Iterator[tuple[float, float]]:
-    """Lets the players take turns, up to the last step, and yields both losses of each step."""
+    """Lets the players take turns, up to the last step, and yields both losses of each step.
 
-    def update(player: str, loss: Callable[..., Tensor], rows: Tensor) -> float:
+    What the generator makes for a batch serves both: its weights do not move in between.
+    """
+    model, rng = state.model, state.rng
+
+    def update(player: str, loss: Tensor) -> float:
         own = [p for group in state.optimizers[player].param_groups for p in group["params"]]
-        result = data.loss(loss, rows, transform, state.rng)
-        _descend(state, player, f"{player} loss", result, result.item(), own)
-        return result.item()
+        value = loss.item()
+        _descend(state, player, f"{player} loss", loss, value, own)
+        return value
 
     taken = discriminator_steps * state.step
     batches = _batches(len(data.x), batch_size, state.seed, taken, data.x.device)
     while state.step < steps:
         for rows in islice(batches, discriminator_steps):
-            discriminator_loss = update("discriminator", state.model.discriminator_loss, rows)
-        losses = discriminator_loss, update("generator", state.model.generator_loss, rows)
+            x, condition = data.batch(rows, transform, rng)
+            fake = model.fake(x, condition, rng=rng)
+            told = update("discriminator", model.discriminator_loss(x, condition, fake, rng=rng))
+        losses = told, update("generator", model.generator_loss(x, condition, fake, rng=rng))
         state.step += 1
         state.losses.append(losses)
         yield losses
@@ -585,9 +616,9 @@ def _require_arguments(caller: str, model: nn.Module, players: dict, rates: dict
     for name, rate in rates.items():
         if not 0 < rate < math.inf:
             raise ValueError(f"{caller} needs {name} > 0, got {rate}.")
-    for name, number in counts.items():
-        if number < 1:
-            raise ValueError(f"{caller} needs {name} >= 1, got {number}.")
+    for name, given in counts.items():
+        if given < 1:
+            raise ValueError(f"{caller} needs {name} >= 1, got {given}.")
 
 
 def _free(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
@@ -618,7 +649,7 @@ def _describe(state: TrainState, data: Iterable[Tensor | None], numbers: dict) -
     tensors = [tensor for tensor in data if tensor is not None]
     optimizers = {key: " ".join(str(optimizer).split()) for key, optimizer in state.optimizers.items()}
     return (
-        {name: str(number) for name, number in numbers.items()}
+        {name: str(value) for name, value in numbers.items()}
         | optimizers
         | {
             "model": f"{_name(state.model)} {zlib.crc32(str(shapes).encode()):08x}",

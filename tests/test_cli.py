@@ -18,13 +18,13 @@ from gmlib import cli, data, files, runs, scoreboard
 from gmlib.autoregressive import LogisticAR
 from gmlib.mixture import BernoulliMixture, em_step
 from gmlib.nn import MLP
-from gmlib.scoreboard import MODELS, Entry, Recipe
 from gmlib.train import load_tensors
 from gmlib.vae import VAE, BernoulliLikelihood
+from gmlib.zoo import BOUND, MODELS, Entry, Recipe, importance_weighted
 
 RECIPE = Recipe(updates=20, lr=0.01, validate_every=5)
-SCORES = {"bound": scoreboard.BOUND, "estimate": scoreboard.importance_weighted(5)}
-KEYS = "updates, lr, anneal, patience, validate_every, batch_size, weight_decay, checkpoint_every"
+SCORES = {"bound": BOUND, "estimate": importance_weighted(5)}
+KEYS = "updates, lr, anneal, patience, validate_every, batch_size, precision, weight_decay, checkpoint_every"
 
 
 def small_vae(x, member, rng):
@@ -183,6 +183,7 @@ class TestRefusals:
             ("lr=fast", "--set lr needs a number above 0, such as 0.01, got 'fast'."),
             ("lr=nan", "--set lr needs a number above 0, such as 0.01, got 'nan'."),
             ("lr=inf", "--set lr needs a number above 0, such as 0.01, got 'inf'."),
+            ("precision=8", "--set precision needs 16 or 32, got '8'."),
             ("weight_decay=-1", "--set weight_decay needs a number, 0 or more, such as 0.01, got '-1'."),
         ],
     )

@@ -50,3 +50,17 @@ def test_conda_brings_a_python_that_fits_and_no_second_pin():
     assert Requirement(f"python{PROJECT['requires-python']}").specifier.contains(python.partition("=")[2])
     names = {re.split(r"[=<> ]", entry)[0] for entry in PLAIN}
     assert not names & {lock.name for lock in LOCK}
+
+
+def test_the_races_have_an_environment_of_their_own():
+    """With all peers, each at one version, and what gmlib needs at the versions of the main lock."""
+    lines = (ROOT / "bench/requirements.lock").read_text().splitlines()
+    races = {canonicalize_name(Requirement(line).name): Requirement(line) for line in lines}
+    assert len(races) == len(lines)
+    pins = {name: next(iter(pin.specifier)).version for name, pin in races.items()}
+    for line in PROJECT["dependencies"] + EXTRAS["bench"]:
+        wanted = Requirement(line)
+        assert wanted.specifier.contains(pins[canonicalize_name(wanted.name)]), line
+    for requirement in LOCK:
+        name = canonicalize_name(requirement.name)
+        assert name not in races or races[name].specifier == requirement.specifier, name

@@ -254,3 +254,16 @@ def test_steps_ask_the_network_for_nothing():
 def test_no_steps():
     with pytest.raises(ValueError, match=r"one value or more, got none"):
         plot.steps(_disc, [], "radius")
+
+
+def test_a_table_shows_its_rows_and_says_its_size():
+    shown = plot.table(["model", "nats"], [["A < B", 86.5], ("C", "—")])
+    assert repr(shown) == "<Table: 2 rows, 2 columns>"
+    html = shown._repr_html_()
+    assert re.findall(r"<t[hd] [^>]*>(.*?)</t", html) == ["model", "nats", "A &lt; B", "86.5", "C", "—"]
+    assert html.count("<tr>") == 3
+
+
+def test_a_row_of_another_length():
+    with pytest.raises(ValueError, match=r"table needs 2 cells in each row, got \['A'\]"):
+        plot.table(["model", "nats"], [["A"]])

@@ -159,6 +159,52 @@ class TestSteps:
         assert sum(losses[-20:]) < 0.8 * sum(losses[:20])
 
 
+class Products(Trainable):
+    """What training multiplies in: a mean square, and the type of the product that it came from."""
+
+    def __init__(self):
+        super().__init__()
+        self.net, self.types = nn.Linear(3, 4), []
+
+    def loss(self, x, condition=None, *, rng=None):
+        y = self.net(x)
+        self.types.append((y.dtype, self.training))
+        return (y.float() - 1).square().mean()
+
+
+class TestPrecision:
+    def test_products_are_in_bfloat16_and_nothing_else_is(self):
+        model, plain = Products(), Products()
+        plain.load_state_dict(model.state_dict())
+        x = X.float()
+        losses = fit(model, x, steps=4, batch_size=23, lr=0.01, rng=generator(), precision=16, validation=x)
+        optimizer = ADAM(plain.parameters(), lr=0.01)
+        for loss in losses:
+            with torch.autocast("cpu", torch.bfloat16):
+                expected = plain.loss(x)
+            optimizer.zero_grad()
+            expected.backward()
+            optimizer.step()
+            assert loss == pytest.approx(expected.item(), rel=1e-3)  # another order of the rows
+        assert set(model.types) == {(torch.bfloat16, True), (torch.float32, False)}
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+    def test_by_default_numbers_stay_as_they_are(self):
+        model = Products()
+        fit(model, X.float(), steps=2, batch_size=23, lr=0.01, rng=generator())
+        assert set(model.types) == {(torch.float32, True)}
+
+    def test_needs_a_precision_that_there_is(self):
+        with pytest.raises(ValueError, match="fit needs precision 16 or 32, got 8"):
+            train(precision=8)
+
+    def test_a_run_goes_on_in_its_own(self, tmp_path):
+        options = {"batch_size": 5, "lr": 0.01, "checkpoint": tmp_path / "run"}
+        fit(Products(), X.float(), steps=2, rng=generator(), precision=16, **options)
+        with pytest.raises(ValueError, match="precision"):
+            fit(Products(), X.float(), steps=4, rng=generator(), **options)
+
+
 class TestEach:
     def test_is_told_steps_and_losses(self):
         told = []
@@ -421,6 +467,17 @@ class TestOwnSteps:
     def test_are_one_or_more(self, name):
         with pytest.raises(ValueError, match=f"fit_by needs {name} >= 1, got 0"):
             walked(**{name: 0})
+
+    def test_are_taken_by_one_process(self, monkeypatch, tmp_path):
+        """Several would each take all of them, and write the same files."""
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        model = Scripted()
+        with pytest.raises(ValueError, match="fit_by needs one process, got 2"):
+            walked(model=model, checkpoint=tmp_path / "run", log=tmp_path / "log")
+        assert model.w == 0
+        assert not list(tmp_path.iterdir())
+        monkeypatch.setenv("WORLD_SIZE", "1")
+        assert len(walked(steps=2)[1]) == 2
 
 
 class TestTensors:

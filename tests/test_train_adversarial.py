@@ -33,18 +33,21 @@ class Duel(Adversarial):
         self.discriminator = nn.Sequential(MLP(3, (6,), 6), nn.Dropout(0.2), MLP(6, (), 1)).double()
         self.seen = []
 
-    def discriminator_loss(self, x, condition=None, *, rng=None):
-        self.note("discriminator", x, condition)
-        fake = self.net(normal((len(x), 2), rng, like=x))
-        return softplus(-self.discriminator(x)).mean() + softplus(self.discriminator(fake)).mean()
+    def fake(self, x, condition=None, *, rng=None):
+        return self.net(normal((len(x), 2), rng, like=x))
 
-    def generator_loss(self, x, condition=None, *, rng=None):
-        self.note("generator", x, condition)
-        return softplus(-self.discriminator(self.net(normal((len(x), 2), rng, like=x)))).mean()
+    def discriminator_loss(self, x, condition=None, fake=None, *, rng=None):
+        self.note("discriminator", x, condition, fake)
+        noisy = x + 0.1 * normal(x.shape, rng, like=x)
+        return softplus(-self.discriminator(noisy)).mean() + softplus(self.discriminator(fake)).mean()
 
-    def note(self, who, x, condition):
+    def generator_loss(self, x, condition=None, fake=None, *, rng=None):
+        self.note("generator", x, condition, fake)
+        return softplus(-self.discriminator(fake + 0.1 * normal(fake.shape, rng, like=x))).mean()
+
+    def note(self, who, x, condition, fake):
         weights = [torch.cat([p.detach().flatten() for p in player]) for player in self.players()]
-        self.seen.append((who, x.clone(), condition, self.training, *weights))
+        self.seen.append((who, x.clone(), condition, self.training, *weights, fake))
 
     def sample(self, n, condition=None, *, rng=None):
         return self.net(normal((n, 2), rng, like=X))
@@ -87,11 +90,12 @@ class TestSteps:
         for _ in range(12):
             for batch in (next(rows), next(rows)):
                 plain.zero_grad()
-                loss = plain.discriminator_loss(X[batch], rng=rng)
-                loss.backward()
+                fake = plain.fake(X[batch], rng=rng)
+                loss = plain.discriminator_loss(X[batch], fake=fake, rng=rng)
+                loss.backward(retain_graph=True)
                 theirs.step()
             plain.zero_grad()
-            against = plain.generator_loss(X[batch], rng=rng)
+            against = plain.generator_loss(X[batch], fake=fake, rng=rng)
             against.backward()
             ours.step()
             expected.append((loss.item(), against.item()))
@@ -111,9 +115,27 @@ class TestSteps:
         plain, rng = duel(), generator()
         seed = int(torch.randint(2**62, (1,), generator=rng))
         rows = torch.randperm(23, generator=generator(seed))
-        plain.discriminator_loss(X[rows], rng=rng).backward()
-        for p, q in zip(model.discriminator.parameters(), plain.discriminator.parameters(), strict=True):
-            assert torch.equal(p.grad, q.grad)
+        fake = plain.fake(X[rows], rng=rng)
+        loss = plain.discriminator_loss(X[rows], fake=fake, rng=rng)
+        theirs = torch.autograd.grad(loss, plain.players()[0], retain_graph=True)
+        plain.discriminator.load_state_dict(model.discriminator.state_dict())  # as the generator meets it
+        ours = torch.autograd.grad(plain.generator_loss(X[rows], fake=fake, rng=rng), plain.players()[1])
+        for parameters, gradients in zip(model.players(), (theirs, ours), strict=True):
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                assert torch.equal(parameter.grad, gradient)
+
+    def test_make_one_fake_for_each_batch_of_the_discriminator_and_no_other(self):
+        """The generator is judged by the last one, with its gradient."""
+        model, made = duel(), []
+        make = model.fake
+        model.fake = lambda *args, **options: made.append(make(*args, **options)) or made[-1]
+        train(model, steps=5, discriminator_steps=2)
+        shown = [(who, fake) for who, *_, fake in model.seen]
+        assert len(made) == 10
+        for who, own in [("discriminator", made), ("generator", made[1::2])]:
+            fakes = [fake for player, fake in shown if player == who]
+            assert all(one is other for one, other in zip(fakes, own, strict=True))
+            assert all(fake.requires_grad for fake in fakes)
 
     def test_give_the_discriminator_a_fresh_batch_each_time_and_the_generator_its_last(self):
         model, _ = train(steps=5, discriminator_steps=2)
@@ -134,10 +156,15 @@ class TestSteps:
             assert torch.equal(condition, x[:, 0])
 
     def test_see_a_batch_that_is_transformed_anew(self):
+        options = {"steps": 5, "discriminator_steps": 2}
         model, _ = train(
-            steps=5, transform=lambda x, rng: x * 0 + torch.rand(1, generator=rng, dtype=x.dtype)
+            transform=lambda x, rng: x * 0 + torch.rand(1, generator=rng, dtype=x.dtype), **options
         )
-        assert len({x.unique().item() for _, x, *_ in model.seen}) == 10
+        told, own = (
+            [x.unique().item() for x in batches(model, who)] for who in ("discriminator", "generator")
+        )
+        assert len(set(told)) == 10
+        assert own == told[1::2], "the generator sees what the discriminator has seen last"
 
     def test_have_one_learning_rate_unless_told(self):
         assert train()[1] == train(discriminator_lr=0.01)[1]
@@ -204,11 +231,11 @@ class Explosive(Duel):
         super().__init__()
         self.which, self.value, self.calls = which, value, 0
 
-    def discriminator_loss(self, x, condition=None, *, rng=None):
-        return self.spoil("discriminator", super().discriminator_loss(x, rng=rng))
+    def discriminator_loss(self, x, condition=None, fake=None, *, rng=None):
+        return self.spoil("discriminator", super().discriminator_loss(x, fake=fake, rng=rng))
 
-    def generator_loss(self, x, condition=None, *, rng=None):
-        return self.spoil("generator", super().generator_loss(x, rng=rng))
+    def generator_loss(self, x, condition=None, fake=None, *, rng=None):
+        return self.spoil("generator", super().generator_loss(x, fake=fake, rng=rng))
 
     def spoil(self, which, loss):
         self.calls += which == self.which

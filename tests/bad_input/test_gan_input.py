@@ -64,6 +64,45 @@ def test_a_condition_where_none_belongs(make, loss):
 
 
 @both
+@losses
+@pytest.mark.parametrize(
+    ("fake", "got"),
+    [
+        (GOOD[:1], r"one of \(1, 3\)"),
+        (GOOD[:, :2], r"one of \(2, 2\)"),
+        (GOOD[0], r"one of \(3,\)"),
+        (GOOD[None], r"one of \(1, 2, 3\)"),
+        ([[0.0] * 3] * 2, "list"),
+    ],
+)
+def test_a_fake_of_another_batch(make, loss, fake, got):
+    for model, condition in [(plain(make), None), (conditional(make), Y)]:
+        with pytest.raises(ValueError, match=rf"^{make.__name__} needs a fake of shape \(2, 3\), got {got}"):
+            getattr(model, loss)(GOOD, condition, fake)
+
+
+@both
+@losses
+def test_a_good_fake_makes_nothing_else_good(make, loss):
+    with pytest.raises(ValueError, match=f"^{make.__name__} needs finite x"):
+        getattr(plain(make), loss)(GOOD * math.nan, None, GOOD)
+    with pytest.raises(ValueError, match=f"^{make.__name__} takes no condition, got one"):
+        getattr(plain(make), loss)(GOOD, Y, GOOD)
+    with pytest.raises(ValueError, match=f"^{make.__name__} needs 2 labels of int64, got NoneType"):
+        getattr(conditional(make), loss)(GOOD, None, GOOD)
+
+
+@both
+def test_no_fake_of_a_bad_batch(make):
+    with pytest.raises(ValueError, match=f"^{make.__name__} needs finite x"):
+        plain(make).fake(GOOD * math.nan)
+    with pytest.raises(ValueError, match=f"^{make.__name__} takes no condition, got one"):
+        plain(make).fake(GOOD, Y)
+    with pytest.raises(ValueError, match=f"^{make.__name__} needs 2 labels of int64, got NoneType"):
+        conditional(make).fake(GOOD)
+
+
+@both
 @pytest.mark.parametrize("n", [0, -1])
 def test_no_draws(make, n):
     with pytest.raises(ValueError, match=f"^{make.__name__} needs n >= 1 draws, got {n}"):

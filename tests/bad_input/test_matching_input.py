@@ -43,6 +43,42 @@ def test_a_condition_where_none_belongs(model, loss):
         model.sample(2, torch.tensor([0, 1]))
 
 
+ADVERSARIAL = [(model, loss) for model, loss in LOSSES if loss != "loss"]
+
+
+@pytest.mark.parametrize(
+    ("fake", "got"),
+    [
+        (GOOD, r"one of \(2, 3\)"),
+        (GOOD[:1, :2], r"one of \(1, 2\)"),
+        (GOOD[0, :2], r"one of \(2,\)"),
+        ([[0.0] * 2] * 2, "list"),
+    ],
+)
+@pytest.mark.parametrize(("model", "loss"), ADVERSARIAL)
+def test_a_fake_of_another_batch(model, loss, fake, got):
+    name = type(model).__name__
+    with pytest.raises(ValueError, match=rf"^{name} needs a fake of shape \(2, 2\), got {got}"):
+        getattr(model, loss)(GOOD, None, fake)
+
+
+@pytest.mark.parametrize(("model", "loss"), ADVERSARIAL)
+def test_a_good_fake_makes_nothing_else_good(model, loss):
+    name = type(model).__name__
+    with pytest.raises(ValueError, match=f"^{name} needs finite x"):
+        getattr(model, loss)(GOOD * math.nan, None, GOOD[:, :2])
+    with pytest.raises(ValueError, match=f"^{name} takes no condition, got one"):
+        getattr(model, loss)(GOOD, torch.tensor([0, 1]), GOOD[:, :2])
+
+
+@pytest.mark.parametrize("model", models()[1:])
+def test_no_fake_of_a_bad_batch(model):
+    with pytest.raises(ValueError, match="needs finite x"):
+        model.fake(GOOD * math.nan)
+    with pytest.raises(ValueError, match="takes no condition, got one"):
+        model.fake(GOOD, torch.tensor([0, 1]))
+
+
 @pytest.mark.parametrize("model", models())
 def test_bad_codes_and_counts(model):
     with pytest.raises(ValueError, match=r"decode needs x of shape \(N, 2\).*got \(2, 3\)"):

@@ -55,6 +55,7 @@ from gmlib.vae import (
     GaussianLikelihood,
     ProbabilisticPCA,
 )
+from gmlib.zoo import DequantizedDiffusion
 
 LEVELS = 3  # of grey
 CLASSES = 5
@@ -166,6 +167,14 @@ MODELS = {
     "Dequantized": Case(lambda: Dequantized(RealNVP(3, 2, (4,)), LEVELS), "integers", 3),
     "Dequantized-variational": Case(
         lambda: Dequantized(MAF(3, 2, (4,)), LEVELS, LogisticNormalNoise(3, (4,))), "integers", 3
+    ),
+    "Dequantized-mixture": Case(lambda: Dequantized(GaussianMixture(3, 2), LEVELS), "integers", 3),
+    "DequantizedDiffusion": Case(
+        lambda: DequantizedDiffusion(
+            Diffusion(TimeMLP(3, (6,)), Schedule.cosine(5), predicts="velocity"), LEVELS
+        ),
+        "integers",
+        3,
     ),
     "GaussianMixture-full": Case(lambda: GaussianMixture(2, 3), "real", 2),
     "GaussianMixture-diagonal": Case(lambda: GaussianMixture(2, 3, "diagonal"), "real", 2),

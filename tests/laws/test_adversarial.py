@@ -71,6 +71,50 @@ def test_a_loss_is_lower_after_a_small_step_of_its_player(name, player):
     assert abs(fall - 1e-6) < 1e-8, "to first order the loss falls by step times squared gradient"
 
 
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_fake_has_a_row_for_each_row_and_a_gradient_of_the_generator_alone(name, dtype, device):
+    model, (x, condition) = build(name, dtype, device), batch(name, 7, dtype, device)
+    fake = model.fake(x, condition, rng=generator())
+    assert (len(fake), fake.ndim, fake.dtype, fake.device) == (7, 2, dtype, x.device)
+    fake.square().sum().backward()
+    discriminator, generator_ = model.players()
+    assert all(parameter.grad is None for parameter in discriminator)
+    assert any(parameter.grad is not None for parameter in generator_)
+
+
+@both
+def test_the_loss_of_a_fake_is_the_loss_that_makes_it(name, player):
+    """With the same noise, to the bit; so are the gradients of the player."""
+    model, (x, condition) = build(name), batch(name, 7)
+    loss, own, rng = loss_of(model, player), parameters_of(model, player), generator(3)
+    given = loss(x, condition, model.fake(x, condition, rng=rng), rng=rng)
+    drawn = loss(x, condition, rng=generator(3))
+    assert given == drawn
+    for a, b in zip(torch.autograd.grad(given, own), torch.autograd.grad(drawn, own), strict=True):
+        assert torch.equal(a, b)
+
+
+@both
+def test_a_loss_is_of_the_fake_that_it_is_given(name, player):
+    model, (x, condition) = build(name), batch(name, 7)
+    fake = model.fake(x, condition, rng=generator())
+    one, other = (loss_of(model, player)(x, condition, at, rng=generator()) for at in (fake, fake + 0.1))
+    assert one != other
+
+
+def test_the_discriminators_loss_holds_the_fake(name):
+    """Given or not, no gradient reaches the generator, not even where the fake has one."""
+    model, (x, condition) = build(name), batch(name, 7)
+    fake = model.fake(x, condition, rng=generator())
+    fake.retain_grad()
+    (model.discriminator_loss(x, condition, fake) + model.discriminator_loss(x, condition)).backward()
+    assert fake.grad is None
+    discriminator, generator_ = model.players()
+    assert all(parameter.grad is None for parameter in generator_)
+    assert all(parameter.grad is not None for parameter in discriminator)
+
+
 def _mean_loss(loss, x, condition, seed):
     rng = generator(seed)
     with torch.no_grad():

@@ -130,16 +130,30 @@ def run_on(sound: list, needed: list[bool], broken, names: dict, recorder: Recor
 
     The first of `sound` is the cell itself, compiled as the others are. A fault must show near where it is.
     """
-    left, tainted = NEAR, set()
+    left, tainted, passed_over = NEAR, set(), []
     for i, (cell, code) in enumerate(sound):
         if left < 0:
             break
         if i and not (needed[i] and cell.reads & tainted):
+            passed_over.append((cell, code))
             continue
         tainted |= cell.makes
         try:
+            _catch_up(cell, passed_over, names)
             execute(code if i else broken, names)
         except Exception as error:
             return {"failed": recorder.failed, "error": repr(error)[:200]}
         left = min(left, AFTER if recorder.failed else NEAR) - 1
     return {"failed": recorder.failed}
+
+
+def _catch_up(cell: Cell, passed_over: list, names: dict) -> None:
+    """Executes, of the cells passed over, those that make what this one reads and nothing has made yet."""
+    wanted, chosen = cell.reads - names.keys(), []
+    for earlier in reversed(passed_over):
+        if earlier[0].makes & wanted:
+            chosen.append(earlier)
+            wanted |= earlier[0].reads - names.keys()
+    for earlier in reversed(chosen):
+        passed_over.remove(earlier)
+        execute(earlier[1], names)

@@ -42,8 +42,6 @@ class Writer:
         return self.link(NAMES.get(prefix, "({})").format(number), docname, anchor)
 
     def shown_by(self, claim):
-        if not claim.shown_by:
-            return cell(f"open: chapter {int(claim.chapter)}", classes=["open"])
         links = [self.to(label) for label in claim.shown_by if label in self.home]
         return cell(*[piece for link in links for piece in (link, " ")][:-1])
 
@@ -109,7 +107,7 @@ class Writer:
                 self.shown_by(claim),
             ]
             for claim in self.claims
-            if claim.erratum and claim.shown_by
+            if claim.erratum
         ]
         return [table(["claim", "the source states", "what is wrong or loose", "shown by"], rows, "errata")]
 
