@@ -289,9 +289,14 @@ def rational_quadratic(
         bound: the knots run from (-bound, -bound) to (bound, bound), where the slope is 1.
         inverse: whether to go from g(x) back to x; the slope is then that of the inverse.
 
+    Raises:
+        ValueError: if P is not 3K - 1 for some K >= 1.
+
     Source: Durkan, Bekasov, Murray and Papamakarios (2019), Neural Spline Flows, section 3.1 and equation 8.
     """
-    K = (raw.shape[1] + 1) // 3
+    K, left = divmod(raw.shape[1] + 1, 3)
+    if left:
+        raise ValueError(f"rational_quadratic needs 3K - 1 numbers for each point, got {raw.shape[1]}.")
     raw = BOUND * raw.tanh()
     share = (raw[:, : 2 * K] / 2).unflatten(1, (2, K)).softmax(2)  # of widths and heights, (N, 2, K, D)
     inner = bound * (2 * share[:, :, :-1].cumsum(2) - 1)

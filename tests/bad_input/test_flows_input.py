@@ -19,6 +19,7 @@ from gmlib.flows import (
     RealNVP,
     SplineCoupling,
     SplineFlow,
+    rational_quadratic,
 )
 
 TRANSFORMS = {
@@ -110,6 +111,8 @@ def test_what_is_asked_of_every_model(name):
         (lambda: ContinuousFlow(0, (4,)), "ContinuousFlow needs dim >= 1, got 0"),
         (lambda: Dequantized(RealNVP(2, 1, (4,)), 1), "Dequantized needs levels >= 2, got 1"),
         (lambda: LogisticNormalNoise(2, (4,), 0.0), "LogisticNormalNoise needs scale > 0, got 0.0"),
+        (lambda: rational_quadratic(torch.zeros(2, 1), torch.zeros(2, 7, 1), 5.0), "3K - 1 numbers.*, got 7"),
+        (lambda: rational_quadratic(torch.zeros(2, 1), torch.zeros(2, 0, 1), 5.0), "3K - 1 numbers.*, got 0"),
     ],
 )
 def test_sizes_that_are_none(make, message):

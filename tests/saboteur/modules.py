@@ -18,7 +18,8 @@ from .mutants import Mutant
 os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
 ROOT = Path(__file__).resolve().parents[2]
 BESIDE = {  # no derivations; tested apart
-    *("__init__", "__main__", "check", "cli", "data", "files", "plot", "runs", "scoreboard", "train", "zoo"),
+    *("__init__", "__main__", "check", "cli", "data", "files", "plot"),
+    *("processes", "runs", "scoreboard", "train", "zoo"),
 }
 MODULES = sorted(path.stem for path in (ROOT / "gmlib").glob("*.py") if path.stem not in BESIDE)
 TESTS = [*(f"tests/test_{module}.py" for module in MODULES), "tests/laws", "tests/bad_input"]
