@@ -3,10 +3,11 @@
 import shutil
 
 import pytest
-from building import SITE, from_npm, missing
+from building import ROOT, SITE, from_npm, missing
 from playwright.sync_api import sync_playwright
 
 AXE = "4.10.2"
+CHAPTERS = sorted(path.stem for path in (ROOT / "book").glob("[0-9][0-9]-*.md"))
 
 
 def pytest_generate_tests(metafunc):
@@ -83,6 +84,14 @@ def narrow(browser, name):
 def dark(browser, name):
     visit = Visit(browser, address(name), theme="dark")
     yield visit
+    visit.context.close()
+
+
+@pytest.fixture(scope="module", params=CHAPTERS)
+def chapter(browser, request):
+    """A chapter's name and its page, opened once for all that a reader does there."""
+    visit = Visit(browser, address(request.param))
+    yield request.param, visit.page
     visit.context.close()
 
 

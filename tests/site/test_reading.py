@@ -2,12 +2,17 @@
 
 import re
 
-import pytest
 import yaml
 from building import ROOT
 
-CHAPTERS = sorted(path.stem for path in (ROOT / "book").glob("[0-9][0-9]-*.md"))
-each_chapter = pytest.mark.parametrize("chapter", CHAPTERS)
+
+def changes_with_the_theme(page):
+    ink = "getComputedStyle(document.querySelector('svg.figure, .map li')).color"
+    light = page.evaluate(ink)
+    page.evaluate("document.documentElement.dataset.theme = 'dark'")
+    dark = page.evaluate(ink)
+    page.evaluate("document.documentElement.dataset.theme = 'light'")
+    return dark != light
 
 
 def test_search_finds_a_phrase(open_page):
@@ -20,9 +25,8 @@ def test_search_finds_a_phrase(open_page):
     page.locator("#search-results li a", has_text=re.compile("Variational autoencoders")).first.wait_for()
 
 
-@each_chapter
-def test_a_check_mark_leads_to_its_cell(open_page, chapter):
-    page = open_page(chapter)
+def test_a_check_mark_leads_to_its_cell(chapter):
+    _, page = chapter
     mark = page.locator("a.check-mark").first
     cell = page.locator(f"[id='{mark.get_attribute('href')[1:]}']")
     mark.click()
@@ -32,18 +36,16 @@ def test_a_check_mark_leads_to_its_cell(open_page, chapter):
     assert "check." in cell.text_content()
 
 
-@each_chapter
-def test_a_check_leads_back_to_its_equation(open_page, chapter):
-    page = open_page(chapter)
+def test_a_check_leads_back_to_its_equation(chapter):
+    _, page = chapter
     back = page.locator(".checks a[href^='#equation-']").first
     back.click()
     assert page.url.endswith(back.get_attribute("href"))
     assert page.locator(f"[id='{back.get_attribute('href')[1:]}'] mjx-container").count() == 1
 
 
-@each_chapter
-def test_a_solution_opens(open_page, chapter):
-    page = open_page(chapter)
+def test_a_solution_opens(chapter):
+    _, page = chapter
     solution = page.locator(".solution").first
     code = solution.locator(".cell_input").first
     assert not code.is_visible()
@@ -51,25 +53,24 @@ def test_a_solution_opens(open_page, chapter):
     code.wait_for(state="visible")
 
 
-@pytest.mark.parametrize("page_name", ["index", *CHAPTERS])
-def test_figures_take_the_colour_of_the_theme(open_page, page_name):
-    page = open_page(page_name)
-    ink = "getComputedStyle(document.querySelector('svg.figure, .map li')).color"
-    light = page.evaluate(ink)
-    page.evaluate("document.documentElement.dataset.theme = 'dark'")
-    assert page.evaluate(ink) != light
+def test_figures_take_the_colour_of_the_theme(chapter):
+    _, page = chapter
+    assert changes_with_the_theme(page)
 
 
-@each_chapter
-def test_the_colab_button_opens_a_notebook_that_exists(open_page, chapter):
-    page = open_page(chapter)
+def test_the_map_takes_the_colour_of_the_theme(open_page):
+    assert changes_with_the_theme(open_page("index"))
+
+
+def test_the_colab_button_opens_a_notebook_that_exists(chapter):
+    name, page = chapter
     address = page.locator(".dropdown-launch-buttons a").first.get_attribute("href")
     repository = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]
     owner_and_name = repository["url"].removeprefix("https://github.com/")
     start = f"https://colab.research.google.com/github/{owner_and_name}/blob/{repository['branch']}/"
     assert address.startswith(start)
-    assert address.removeprefix(start) == f"book/{chapter}.ipynb"
-    assert (ROOT / "book" / f"{chapter}.ipynb").exists()
+    assert address.removeprefix(start) == f"book/{name}.ipynb"
+    assert (ROOT / "book" / f"{name}.ipynb").exists()
 
 
 def test_a_figure_is_stepped_through_and_played(open_page):
