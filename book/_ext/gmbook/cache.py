@@ -1,7 +1,8 @@
-"""Executed chapters are kept until their code, `gmlib`, the locked versions or the smoke switch change.
+"""Executed chapters are kept as long as all that they come from stays as it is.
 
-The cache of myst-nb sees a chapter's own code alone, so everything else is in the name of its folder. And it
-executes one chapter after the other, so chapters that are not in the cache go through all processors before.
+That is their code, `gmlib`, the stored results, the locked versions and the smoke switch. The cache of
+myst-nb sees a chapter's own code alone, so everything else is in the name of its folder. And it executes one
+chapter after the other, so chapters that are not in the cache go through all processors before.
 """
 
 import hashlib
@@ -19,7 +20,8 @@ JUPYTEXT = {"name": "jupytext", "type": "plugin"}
 
 def key(root):
     digest = hashlib.sha256(os.environ.get("GMLIB_SMOKE", "").encode())
-    for path in sorted([*root.glob("gmlib/**/*.py"), *root.glob("requirements.lock")]):
+    beside = ("gmlib/**/*.py", "book/results/*.json", "requirements.lock")
+    for path in sorted(path for pattern in beside for path in root.glob(pattern)):
         digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()[:12]
 
