@@ -146,7 +146,7 @@ def train_member(
                 batch_size=recipe.batch_size,
                 lr=recipe.lr,
                 transform=source.transform,
-                optimizer=partial(torch.optim.AdamW, weight_decay=weight_decay),
+                optimizer=partial(torch.optim.AdamW, weight_decay=weight_decay, fused=True),
                 schedule=lambda done: min(1.0, (1 - done) / recipe.anneal) if recipe.anneal else 1.0,
                 precision=recipe.precision,
                 **common,

@@ -276,13 +276,17 @@ def test_a_model_without_a_density_has_a_row_for_its_bound_and_one_for_its_estim
 
 
 @pytest.mark.parametrize("name", ["VAE", "IWAE"])
-def test_the_autoencoders_are_those_of_the_paper(name):
-    model, _ = scoreboard.new(MODELS[name], torch.zeros(1, 784), 0, 0)
-    weights = 784 * 200 + 200 * 200 + 200 * 100 + 50 * 200 + 200 * 200 + 200 * 784
-    biases = 200 + 200 + 100 + 200 + 200 + 784
+def test_the_autoencoders_are_those_of_the_paper_but_wider(name):
+    x = (torch.rand(50, 784, generator=torch.Generator().manual_seed(0)) < 0.3).float()
+    x[:, 0], x[:, 1] = 0, 1
+    model, _ = scoreboard.new(MODELS[name], x, 0, 0)
+    weights = 784 * 500 + 500 * 500 + 500 * 100 + 50 * 500 + 500 * 500 + 500 * 784
+    biases = 500 + 500 + 100 + 500 + 500 + 784
     assert sum(parameter.numel() for parameter in model.parameters()) == weights + biases
     assert sum(isinstance(module, torch.nn.Tanh) for module in model.modules()) == 4
-    assert getattr(model, "k", 1) == {"VAE": 1, "IWAE": 50}[name]
+    assert getattr(model, "k", 1) == {"VAE": 1, "IWAE": 5}[name]
+    start = model.decoder[-1].bias.sigmoid()
+    torch.testing.assert_close(start, x.mean(0).clamp(1e-3, 1 - 1e-3))
 
 
 def test_data_that_are_drawn_anew_are_drawn_at_each_step(entries):
