@@ -4,23 +4,28 @@ Called by itself it runs on a GPU where there is one. Its rows are shown apart f
 packages.
 """
 
+from functools import partial
+
 import torch
 from race import race
+from torch import nn
 
-from gmlib import zoo
 from gmlib.autoregressive import MADE, PixelCNN
+from gmlib.nn import MLP
 from gmlib.train import ADAM
+from gmlib.vae import IWAE, VAE, BernoulliLikelihood
 
 
-def from_zoo(name):
-    return zoo.MODELS[name].make(torch.empty(0, 784), 0, torch.Generator())
+def autoencoder(kind):
+    tanh = partial(MLP, activation=nn.Tanh)
+    return kind(tanh(784, (200, 200), 2 * 50), tanh(50, (200, 200), 784), BernoulliLikelihood())
 
 
 MODELS = {
     "MADE 784-500": lambda: MADE(784, (500,)),
     "MADE 784-2000-2000": lambda: MADE(784, (2000, 2000)),
-    "VAE 784-200-200-50": lambda: from_zoo("VAE"),
-    "IWAE 784-200-200-50, k = 50": lambda: from_zoo("IWAE"),
+    "VAE 784-200-200-50": lambda: autoencoder(VAE),
+    "IWAE 784-200-200-50, k = 50": lambda: autoencoder(partial(IWAE, k=50)),
     "PixelCNN 28 x 28, 7 layers of 16": lambda: PixelCNN((1, 28, 28), 16, 7, reach=4),
 }
 

@@ -14,17 +14,21 @@ import matplotlib.pyplot as plt
 
 from gmlib import check
 
-NEAR, AFTER = 16, 3  # cells that are executed after a broken one: at most, and once something is red
+NEAR, AFTER = 16, 3  # cells that are executed after a broken one: at most, and at most once something is red
 KINDS = ("equal", "estimate", "bound", "limit", "optimum", "refute", "reached", "exercise")
 
 
 class Cell(NamedTuple):
-    """A code cell: whether its faults matter to the checks, what it reads, and what it makes or changes."""
+    """A code cell: whether its faults matter to the checks, what it reads, what it makes or changes.
+
+    And which labels it names, those of its checks among them.
+    """
 
     source: str
     checked: bool
     reads: set[str]
     makes: set[str]
+    labels: set[str]
 
 
 def cells(path: Path) -> list[Cell]:
@@ -36,7 +40,8 @@ def cells(path: Path) -> list[Cell]:
             outcome = "your turn" in cell.source or "check.reached" in cell.source
             checked = not (figure or outcome or {"train", "remove-cell"} & set(tags))
             source = _plain(cell.source)
-            found.append(Cell(source, checked, *_reads_and_makes(source)))
+            labels = set(re.findall(r'"((?:eq|err|fig|ex)-[\w-]+)"', source))
+            found.append(Cell(source, checked, *_reads_and_makes(source), labels))
     return found
 
 
@@ -125,26 +130,38 @@ def namespace() -> dict:
     return {"_same": lambda x: x, "__name__": "__main__"}
 
 
-def run_on(sound: list, needed: list[bool], broken, names: dict, recorder: Recorder) -> dict:
+def run_on(
+    sound: list, needed: list[bool], broken, names: dict, recorder: Recorder, unfound: set[str]
+) -> dict:
     """Executes a broken cell and, of those after it, the needed ones that read what is broken.
 
     The first of `sound` is the cell itself, compiled as the others are. A fault must show near where it is.
+    Once it has, more cells are executed only on the way to a check whose label is among the `unfound` ones.
     """
-    left, tainted, passed_over = NEAR, set(), []
-    for i, (cell, code) in enumerate(sound):
-        if left < 0:
+    way, passed_over, end = affected([cell for cell, _ in sound], needed), [], NEAR + 1
+    for n, i in enumerate(way):
+        if recorder.failed:
+            end = min(end, n + AFTER)
+        if n == end or (recorder.failed and not any(sound[j][0].labels & unfound for j in way[n:end])):
             break
-        if i and not (needed[i] and cell.reads & tainted):
-            passed_over.append((cell, code))
-            continue
-        tainted |= cell.makes
+        cell, code = sound[i]
+        passed_over += sound[way[n - 1] + 1 : i] if n else []
         try:
             _catch_up(cell, passed_over, names)
             execute(code if i else broken, names)
         except Exception as error:
             return {"failed": recorder.failed, "error": repr(error)[:200]}
-        left = min(left, AFTER if recorder.failed else NEAR) - 1
     return {"failed": recorder.failed}
+
+
+def affected(cells: list[Cell], needed: list[bool]) -> list[int]:
+    """The first cell and, of the others, the needed ones that read what it changes, at whatever remove."""
+    found, tainted = [0], set(cells[0].makes)
+    for i, cell in enumerate(cells[1:], 1):
+        if needed[i] and cell.reads & tainted:
+            found.append(i)
+            tainted |= cell.makes
+    return found
 
 
 def _catch_up(cell: Cell, passed_over: list, names: dict) -> None:

@@ -7,13 +7,17 @@ from building import ROOT, SITE, from_npm, missing
 from playwright.sync_api import sync_playwright
 
 AXE = "4.10.2"
+WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 900}
+THEME = "theme => Object.assign(document.documentElement.dataset, {theme, mode: theme})"
 CHAPTERS = sorted(path.stem for path in (ROOT / "book").glob("[0-9][0-9]-*.md"))
 
 
 def pytest_generate_tests(metafunc):
+    """All tests of a page come together, so that it is opened once: chapters are the first of the pages."""
     if "name" in metafunc.fixturenames:
-        pages = sorted(path.stem for path in (SITE / "book").glob("*.html"))
-        metafunc.parametrize("name", pages, scope="session")
+        pages = {path.stem for path in (SITE / "book").glob("*.html")}
+        others = [] if "chapter" in metafunc.fixturenames else sorted(pages - set(CHAPTERS))
+        metafunc.parametrize("name", CHAPTERS + others if pages else [], scope="session")
 
 
 @pytest.fixture(scope="session")
@@ -41,10 +45,10 @@ def axe():
 class Visit:
     """A page, opened, with its formulas set; and what it asked for and complained of on the way."""
 
-    def __init__(self, browser, address, width=1280, theme="light"):
+    def __init__(self, browser, address):
         self.requests, self.complaints = [], []
-        self.context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme)
-        self.context.add_init_script(f"localStorage.mode = localStorage.theme = '{theme}'")
+        self.context = browser.new_context(viewport=WIDE, color_scheme="light")
+        self.context.add_init_script("localStorage.mode = localStorage.theme = 'light'")
         self.context.set_default_timeout(120_000)  # a page with many formulas, on a busy machine
         self.page = self.context.new_page()
         self.page.route("**/*", self.stay_here)
@@ -73,26 +77,26 @@ def wide(browser, name):
     visit.context.close()
 
 
-@pytest.fixture(scope="session")
-def narrow(browser, name):
-    visit = Visit(browser, address(name), width=390)
-    yield visit
-    visit.context.close()
+@pytest.fixture
+def narrow(wide):
+    """The page on a telephone."""
+    wide.page.set_viewport_size(NARROW)
+    yield wide
+    wide.page.set_viewport_size(WIDE)
 
 
-@pytest.fixture(scope="session")
-def dark(browser, name):
-    visit = Visit(browser, address(name), theme="dark")
-    yield visit
-    visit.context.close()
+@pytest.fixture
+def dark(wide):
+    """The page as the theme's button makes it dark."""
+    wide.page.evaluate(THEME, "dark")
+    yield wide
+    wide.page.evaluate(THEME, "light")
 
 
-@pytest.fixture(scope="module", params=CHAPTERS)
-def chapter(browser, request):
-    """A chapter's name and its page, opened once for all that a reader does there."""
-    visit = Visit(browser, address(request.param))
-    yield request.param, visit.page
-    visit.context.close()
+@pytest.fixture
+def chapter(wide, name):
+    """A chapter's name and its page."""
+    return name, wide.page
 
 
 @pytest.fixture
