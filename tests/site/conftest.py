@@ -8,7 +8,10 @@ from playwright.sync_api import sync_playwright
 
 AXE = "4.10.2"
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 900}
-THEME = "theme => Object.assign(document.documentElement.dataset, {theme, mode: theme})"
+THEME = """theme => {
+    Object.assign(document.documentElement.dataset, {theme, mode: theme});
+    for (const fading of document.getAnimations())  // of colours, as on buttons
+        if (fading instanceof CSSTransition) fading.finish() }"""
 CHAPTERS = sorted(path.stem for path in (ROOT / "book").glob("[0-9][0-9]-*.md"))
 
 
