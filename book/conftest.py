@@ -3,13 +3,9 @@
 With GMLIB_SMOKE=1 `pytest --nbval-lax book` holds each cell to the equations that it checked in full.
 """
 
-import re
-from collections import Counter
-
 import pytest
+from gmbook import outcomes
 from nbval.kernel import RunningKernel
-
-EQUATION = re.compile(r"^✓ ((?:eq|err)-[\w-]+)", re.MULTILINE)
 
 
 def execute_with_history(kernel, source, allow_stdin=None):
@@ -28,7 +24,7 @@ def pytest_collectstart(collector):
 
 def pytest_collection_modifyitems(config, items):
     """Cells that print text are compared, but for a few."""
-    cells = [item for item in items if getattr(item, "cell", None) and _text(item.cell.outputs)]
+    cells = [item for item in items if getattr(item, "cell", None) and outcomes.text(item.cell.outputs)]
     compared = [item for item in cells if item.options["check"] and item.cell.execution_count is not None]
     config.compared = f"compared: {len(compared)} of {len(cells)} cells that print text"
     if config.option.nbval and len(compared) < 0.8 * len(cells):
@@ -44,13 +40,7 @@ def pytest_terminal_summary(terminalreporter, config):
 def pytest_runtest_call(item):
     yield
     if item.config.option.nbval_lax:
-        missing = Counter(EQUATION.findall(_text(item.cell.outputs)))
-        missing -= Counter(EQUATION.findall(_text(item.test_outputs)))
+        missing = outcomes.unchecked(item.test_outputs, item.cell.outputs)
         if missing:
             pytest.fail(f"The short run does not check {', '.join(missing)}.", pytrace=False)
 
-
-def _text(outputs) -> str:
-    """What a cell printed and the value that it showed; nothing for a bare figure."""
-    shown = (output.get("text") or output.get("data", {}).get("text/plain", "") for output in outputs)
-    return "".join(text for text in shown if not text.startswith("<Figure"))

@@ -81,7 +81,14 @@ class Entry(NamedTuple):
 OF_STEPS = ("updates", "patience", "validate_every")
 
 
-def made(x: Tensor, member: int, rng: torch.Generator, trees: bool = False) -> MADE:
+def made(
+    x: Tensor,
+    member: int,
+    rng: torch.Generator,
+    hidden: int = 500,
+    dropout: float = 0.0,
+    trees: bool = False,
+) -> MADE:
     """A MADE in an order that is drawn, or with `trees` and for every other member in that of a tree.
 
     The tree's root is drawn. The direct connections start at 0.
@@ -91,8 +98,10 @@ def made(x: Tensor, member: int, rng: torch.Generator, trees: bool = False) -> M
         order = tree_order(x, int(torch.randint(dim, (), generator=rng)))
     else:
         order = torch.randperm(dim, generator=rng).tolist()
-    model = MADE(dim, (500,), order, direct=True)
-    torch.nn.init.zeros_(model.direct.weight)
+    model = MADE(dim, (hidden,), order, direct=True)
+    if dropout:
+        model.network[1] = nn.Sequential(nn.ReLU(), nn.Dropout(dropout))
+    nn.init.zeros_(model.direct.weight)
     return model
 
 
@@ -125,9 +134,9 @@ def autoencoder(kind: Callable[..., VAE], updates: int) -> Entry:
             decoder[-1].bias.copy_(x.mean(0).clamp(1e-3, 1 - 1e-3).logit())
         return kind(encoder, decoder, BernoulliLikelihood())
 
-    recipe = Recipe(updates, 1e-3, anneal=1.0, patience=100_000, validate_every=5_000, precision=16)
-    scores = {"bound": BOUND, "estimate": importance_weighted(1_000)}
-    return Entry(make, recipe._replace(weight_decays=(0.0,)), scores=scores)
+    often = {"patience": 100_000, "validate_every": 5_000}
+    recipe = Recipe(updates, 1e-3, anneal=1.0, **often, precision=16, weight_decays=(0.0,))
+    return Entry(make, recipe, scores={"bound": BOUND, "estimate": importance_weighted(1_000)})
 
 
 def independent(levels: int) -> Entry:
@@ -276,6 +285,13 @@ MODELS = {
     "FVBN": Entry(lambda x, member, rng: LogisticAR(x.shape[1]), Recipe(updates=6_000, lr=1e-2, anneal=0.5)),
     "NADE": Entry(lambda x, member, rng: NADE(x.shape[1], 500), Recipe(updates=6_000, lr=3e-3, anneal=0.5)),
     "MADE": Entry(made, MADES, members=6),
+    "Wide MADE": Entry(
+        partial(made, hidden=2_000, dropout=0.4),
+        Recipe(
+            6_000, lr=3e-3, anneal=1.0, validate_every=500, batch_size=500, precision=16, weight_decays=(0.1,)
+        ),
+        members=8,
+    ),
     "MADE with trees": Entry(partial(made, trees=True), MADES, members=6),
     "Mixture of 10": mixture(10, members=5),
     "Mixture of 500": mixture(500, members=1),

@@ -4,6 +4,7 @@ The notebook's own install line runs unmodified; git is told, by its environment
 address is a local copy of this working tree. What is not played: Colab's own versions, its GPU, its page.
 """
 
+import ast
 import json
 import os
 import subprocess
@@ -11,8 +12,10 @@ import sys
 import sysconfig
 from pathlib import Path
 
+import nbformat
 import pytest
 import yaml
+from gmbook import outcomes
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "book").glob("[0-9][0-9]-*.ipynb"))
@@ -25,7 +28,7 @@ notebook = nbformat.read(sys.argv[1], 4)
 ask = "import gmlib, numpy, torch as t; print([gmlib.__file__, t.__file__, t.__version__, numpy.__version__])"
 notebook.cells.append(nbformat.v4.new_code_cell(ask))
 NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
-print(notebook.cells[-1].outputs[0].text)
+nbformat.write(notebook, sys.argv[2])
 """
 
 
@@ -94,12 +97,23 @@ def test_the_install_line_is_the_configurations():
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_it_runs_from_the_first_cell_to_the_last(path, machine, tmp_path):
+def test_it_runs_from_the_first_cell_to_the_last_and_checks_every_equation(path, machine, tmp_path):
     import numpy
     import torch
 
     python, variables = machine
-    where, *had = eval(run(python, "-c", PLAY, path, env=variables, cwd=tmp_path).strip().splitlines()[-1])
+    played, folder = tmp_path / "played.ipynb", tmp_path / "folder"
+    folder.mkdir()
+    run(python, "-c", PLAY, path, played, env=variables, cwd=folder)
+    *cells, asked = nbformat.read(played, 4).cells
+    where, *had = ast.literal_eval(outcomes.text(asked.outputs))
     assert Path(where).is_relative_to(python.parents[1]), "gmlib came from elsewhere"
     assert had == [torch.__file__, torch.__version__, numpy.__version__], "torch or numpy was touched"
-    assert not list(tmp_path.iterdir()), "the notebook left files behind"
+    assert not list(folder.iterdir()), "the notebook left files behind"
+    full = nbformat.read(path, 4).cells
+    found = [
+        outcomes.unchecked(cell.outputs, in_full.outputs)
+        for cell, in_full in zip(cells, full, strict=True)
+        if cell.cell_type == "code"
+    ]
+    assert not any(found), "the short run does not check them"
