@@ -43,4 +43,3 @@ def pytest_runtest_call(item):
         missing = outcomes.unchecked(item.test_outputs, item.cell.outputs)
         if missing:
             pytest.fail(f"The short run does not check {', '.join(missing)}.", pytrace=False)
-

@@ -11,6 +11,7 @@ os.environ["GMLIB_SMOKE"] = "1"
 
 import argparse
 import ast
+import gc
 import re
 import sys
 import time
@@ -98,6 +99,7 @@ def _verdicts(codes: list) -> dict[str, str]:
 def module_mutants(chosen: list[str], tally: Tally, children: Children) -> None:
     """Breaks each line of these modules; the tests that run it look."""
     survey = modules.Survey(**Children.one(modules.survey))
+    gc.freeze()  # or the collector would look through all of it again and again, in every child
     for module in chosen:
         source = modules.source_of(module).read_text()
         sound = mutants.Mutant(f"{module}.py", "sound", ast.parse(source), range(0))
