@@ -8,7 +8,6 @@ RACING := $(RACES)/.ready
 SHAPES := --jaxtyping-packages=gmlib,beartype.beartype
 REPLAY := --nbval-current-env --nbval-cell-timeout 300
 TRAINED := book/08-variational-autoencoders.ipynb  # replayed again as on an older processor
-KEEP_MEMORY := MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=4294967296  # for the next tensor
 PORT ?= 8000
 export PYTHONPATH := $(CURDIR)/book/_ext
 
@@ -52,7 +51,7 @@ smoke: $(READY)  ## run all chapters in short: little training, every equation's
 	@GMLIB_SMOKE=1 $(BIN)/pytest -q $(REPLAY) --nbval-lax book
 
 sabotage: $(READY)  ## break the chapters and the package in one place after the other: something must go red
-	@$(KEEP_MEMORY) $(BIN)/python -m tests.saboteur
+	@$(BIN)/python -m tests.saboteur
 
 lint: $(READY)  ## ruff and the direction of imports
 	@$(BIN)/ruff check

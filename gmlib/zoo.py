@@ -91,7 +91,12 @@ def made(
 ) -> MADE:
     """A MADE in an order that is drawn, or with `trees` and for every other member in that of a tree.
 
-    The tree's root is drawn. The direct connections start at 0.
+    The tree's root is drawn. The direct connections start at 0. Dropout is the share of hidden units that
+    each row is trained without.
+
+    Source: Germain, Gregor, Murray and Larochelle (2015), MADE: Masked Autoencoder for Distribution
+    Estimation, section 6. Departs from it: fewer units, in one layer; several networks, each in one order
+    and with masks that are spread evenly, where the paper trains one for a list of masks; AdamW, dropout.
     """
     dim = x.shape[1]
     if trees and member % 2 == 0:

@@ -50,32 +50,52 @@ class Tally:
     def record(self, name: str, result: dict) -> None:
         failed = result.get("failed", [])
         red = failed or [result.get("error") or ("hung" if result.get("hung") else "")]
-        self.killers.setdefault(name, []).extend(filter(None, red))
+        known = self.killers.setdefault(name, [])
+        known.extend(check for check in red if check and check not in known)
         for check in failed:
-            self.kills[check].append(name)
+            if name not in self.kills[check]:
+                self.kills[check].append(name)
 
     def unfound(self, checks: dict[str, str]) -> list[str]:
         """Of the checks, given with what they say, those that should have found a fault and have not."""
         free = re.compile("solved|reached|not judged")
         return [name for name, said in checks.items() if not self.kills[name] and not free.search(said)]
 
+    def unfound_labels(self, checks: dict[str, str]) -> set[str]:
+        return {name.partition(" #")[0] for name in self.unfound(checks)}
+
 
 def chapter_mutants(path, tally: Tally, children: Children) -> dict[str, str]:
-    """Breaks each cell of a chapter, in a child forked just before it; returns the chapter's checks."""
+    """Breaks each cell of a chapter; returns the chapter's checks.
+
+    A fault that has been found goes no further, until all are: then those go on that may reach a check which
+    has found none.
+    """
     cells = chapters.cells(path)
     codes = [chapters.compiled(cell) for cell in cells]
-    needed = chapters.needed(cells)
-    recorder = chapters.Recorder(verdicts := Children.one(lambda: _verdicts(codes)))
-    names = chapters.namespace()
+    verdicts = Children.one(lambda: _verdicts(codes))
+    _break_cells(path.name, cells, codes, verdicts, tally, children, everywhere=True)
+    if tally.unfound(verdicts):
+        _break_cells(path.name, cells, codes, verdicts, tally, children, everywhere=False)
+    return verdicts
+
+
+def _break_cells(name, cells, codes, verdicts, tally: Tally, children: Children, everywhere: bool) -> None:
+    """Breaks a cell in children that are forked just before it, or only if it may reach an idle check."""
+    needed, names = chapters.needed(cells), chapters.namespace()
+    recorder = chapters.Recorder(verdicts)
     for i, (cell, code) in enumerate(zip(cells, codes, strict=True)):
-        for mutant in mutants.mutants(cell.source, path.name, ONLY_GRADIENTS) if cell.checked else ():
+        reach = chapters.labels_within_reach(cells[i:], needed[i:])
+        for mutant in mutants.mutants(cell.source, name, ONLY_GRADIENTS) if cell.checked else ():
             if tally.is_equivalent(mutant.name):
                 tally.record(mutant.name, {"failed": []})
+                continue
+            if not (everywhere or reach & tally.unfound_labels(verdicts)):
                 continue
 
             def work(i=i, mutant=mutant):
                 sound, broken = list(zip(cells, codes, strict=True))[i:], compile(mutant.tree, "cell", "exec")
-                unfound = {name.partition(" #")[0] for name in tally.unfound(verdicts)}
+                unfound = set() if everywhere else tally.unfound_labels(verdicts)
                 return chapters.run_on(sound, needed[i:], broken, names, recorder, unfound)
 
             children.start(work, lambda result, name=mutant.name: tally.record(name, result))
@@ -84,8 +104,7 @@ def chapter_mutants(path, tally: Tally, children: Children) -> dict[str, str]:
     children.finish()
     recorder.restore()
     if recorder.failed:
-        sys.exit(f"{path.name} is red without any fault: {recorder.failed}")
-    return verdicts
+        sys.exit(f"{name} is red without any fault: {recorder.failed}")
 
 
 def _verdicts(codes: list) -> dict[str, str]:
@@ -145,7 +164,6 @@ def main() -> None:
         module_mutants(chosen, tally, children)  # first, since a chapter changes the defaults of this process
     for path in sorted((modules.ROOT / "book").glob("[0-9][0-9]-*.md")):
         if arguments.only in path.name:
-            torch.set_default_dtype(torch.float32)
             checks |= chapter_mutants(path, tally, children)
 
     survivors = [name for name, red in tally.killers.items() if not red and not tally.is_equivalent(name)]

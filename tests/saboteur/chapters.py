@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jupytext
 import matplotlib.pyplot as plt
+import torch
 
 from gmlib import check
 
@@ -127,6 +128,8 @@ def compiled(cell: Cell):
 
 
 def namespace() -> dict:
+    """What a chapter starts with; torch's default is set as well."""
+    torch.set_default_dtype(torch.float32)
     return {"_same": lambda x: x, "__name__": "__main__"}
 
 
@@ -162,6 +165,11 @@ def affected(cells: list[Cell], needed: list[bool]) -> list[int]:
             found.append(i)
             tainted |= cell.makes
     return found
+
+
+def labels_within_reach(cells: list[Cell], needed: list[bool]) -> set[str]:
+    """The labels in the first cell and in those after it that it affects, near enough to be executed."""
+    return set().union(*(cells[j].labels for j in affected(cells, needed)[: NEAR + 1]))
 
 
 def _catch_up(cell: Cell, passed_over: list, names: dict) -> None:
