@@ -8,6 +8,7 @@ from torch import nn
 from torch.distributions import Normal
 
 from gmlib import data, scoreboard, zoo
+from gmlib.autoregressive import tree_order
 from gmlib.diffusion import Diffusion, Schedule
 from gmlib.zoo import MODELS, DequantizedDiffusion
 
@@ -132,3 +133,27 @@ def test_the_halves_of_the_flow_are_a_checkerboard():
     for pixel in range(64):
         row, column = divmod(pixel, 8)
         assert (pixel in first) == ((row + column) % 2 == 0)
+
+
+def states(dim):
+    return torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * dim)
+
+
+def test_wide_mades_have_orders_of_their_own_and_leave_out_units_in_training_alone():
+    x = states(6)
+    first, second = (MODELS["Wide MADE"].make(x, k, generator(k)) for k in (0, 1))
+    assert list(first.order) != list(second.order)
+    assert first.train().loss(x) != first.loss(x)
+    assert first.eval().loss(x) == first.loss(x)
+    torch.manual_seed(0)
+    without = zoo.made(x, 0, generator(), hidden=2_000)
+    torch.manual_seed(0)
+    dropping = MODELS["Wide MADE"].make(x, 0, generator())
+    torch.testing.assert_close(dropping.eval().log_prob(x), without.log_prob(x))
+
+
+def test_every_other_made_with_trees_is_in_the_order_of_one():
+    x = torch.bernoulli(torch.full((40, 6), 0.5), generator=generator())
+    trees = [tree_order(x, root) for root in range(6)]
+    make = MODELS["MADE with trees"].make
+    assert [list(make(x, k, generator(k)).order) in trees for k in range(4)] == [True, False, True, False]
