@@ -139,8 +139,15 @@ def autoencoder(kind: Callable[..., VAE], updates: int) -> Entry:
             decoder[-1].bias.copy_(x.mean(0).clamp(1e-3, 1 - 1e-3).logit())
         return kind(encoder, decoder, BernoulliLikelihood())
 
-    often = {"patience": 100_000, "validate_every": 5_000}
-    recipe = Recipe(updates, 1e-3, anneal=1.0, **often, precision=16, weight_decays=(0.0,))
+    recipe = Recipe(
+        updates,
+        lr=1e-3,
+        anneal=1.0,
+        patience=100_000,
+        validate_every=5_000,
+        precision=16,
+        weight_decays=(0.0,),
+    )
     return Entry(make, recipe, scores={"bound": BOUND, "estimate": importance_weighted(1_000)})
 
 

@@ -19,6 +19,9 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
+BITS = torch.bernoulli(torch.full((40, 6), 0.5), generator=generator())
+
+
 class Exact(nn.Module):
     """The best guess of x_0 in x_t where x_0 is N(0, s^2)."""
 
@@ -135,12 +138,8 @@ def test_the_halves_of_the_flow_are_a_checkerboard():
         assert (pixel in first) == ((row + column) % 2 == 0)
 
 
-def states(dim):
-    return torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * dim)
-
-
 def test_wide_mades_have_orders_of_their_own_and_leave_out_units_in_training_alone():
-    x = states(6)
+    x = BITS
     first, second = (MODELS["Wide MADE"].make(x, k, generator(k)) for k in (0, 1))
     assert list(first.order) != list(second.order)
     assert first.train().loss(x) != first.loss(x)
@@ -153,7 +152,6 @@ def test_wide_mades_have_orders_of_their_own_and_leave_out_units_in_training_alo
 
 
 def test_every_other_made_with_trees_is_in_the_order_of_one():
-    x = torch.bernoulli(torch.full((40, 6), 0.5), generator=generator())
-    trees = [tree_order(x, root) for root in range(6)]
+    trees = [tree_order(BITS, root) for root in range(6)]
     make = MODELS["MADE with trees"].make
-    assert [list(make(x, k, generator(k)).order) in trees for k in range(4)] == [True, False, True, False]
+    assert [list(make(BITS, k, generator(k)).order) in trees for k in range(4)] == [True, False, True, False]
