@@ -298,9 +298,9 @@ MODELS = {
     "NADE": Entry(lambda x, member, rng: NADE(x.shape[1], 500), Recipe(updates=6_000, lr=3e-3, anneal=0.5)),
     "MADE": Entry(made, MADES, members=6),
     "Wide MADE": Entry(
-        partial(made, hidden=2_000, dropout=0.4),
+        partial(made, hidden=4_000, dropout=0.5),
         Recipe(
-            6_000, lr=3e-3, anneal=1.0, validate_every=500, batch_size=500, precision=16, weight_decays=(0.1,)
+            4_500, lr=3e-3, anneal=1.0, validate_every=500, batch_size=500, precision=16, weight_decays=(0.1,)
         ),
         members=8,
     ),
