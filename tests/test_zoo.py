@@ -145,7 +145,7 @@ def test_wide_mades_have_orders_of_their_own_and_leave_out_units_in_training_alo
     assert first.train().loss(x) != first.loss(x)
     assert first.eval().loss(x) == first.loss(x)
     torch.manual_seed(0)
-    without = zoo.made(x, 0, generator(), hidden=2_000)
+    without = zoo.made(x, 0, generator(), hidden=4_000)
     torch.manual_seed(0)
     dropping = MODELS["Wide MADE"].make(x, 0, generator())
     torch.testing.assert_close(dropping.eval().log_prob(x), without.log_prob(x))
